@@ -1,2 +1,29 @@
-"""placeholder"""
+"""krepes: explain self-supervised representations without labels."""
+
+from krepes import errors, objectives
+from krepes.auditor import Auditor
+from krepes.kernel.ntk import NTK
+from krepes.landmarks import KMeansPlusPlus, LeverageScores, RPCholesky, Uniform
+from krepes.objectives import BYOL, BarlowTwins, SimCLR, SpectralContrastive, VICReg
+from krepes.results import load
+from krepes.solver import Newton
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "BYOL",
+    "NTK",
+    "Auditor",
+    "BarlowTwins",
+    "KMeansPlusPlus",
+    "LeverageScores",
+    "Newton",
+    "RPCholesky",
+    "SimCLR",
+    "SpectralContrastive",
+    "Uniform",
+    "VICReg",
+    "errors",
+    "load",
+    "objectives",
+]

@@ -1,0 +1,1 @@
+"""Whether, and how far, an explanation may be trusted."""

@@ -1,0 +1,250 @@
+"""The public face: fit once, then ask why samples lie where they lie."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from krepes import influence, objectives, pipeline
+from krepes.audit.trust import TrustGate, assess
+from krepes.data.source import Source, as_source, check_finite
+from krepes.encoders.frozen import FrozenEncoder
+from krepes.errors import ConfigError, DataError, NotFittedError
+from krepes.kernel.ntk import NTK
+from krepes.landmarks import KMeansPlusPlus, Sampler
+from krepes.progress import Progress
+from krepes.solver import Newton, Outcome
+
+
+class Auditor:
+    """Explains a frozen self-supervised encoder through representer landmarks.
+
+    Args:
+        encoder: an `nn.Module` (B, ...) -> (B, d) in eval mode; copied, never changed.
+        objective: the objective that trained it, or its name; see `krepes.objectives`.
+        kernel: `NTK(...)`, or the name of a variant.
+        landmarks: a number, "sqrt" for ⌈√n⌉, explicit positions in the source, or a sampler. A number means
+            k-means++ in kernel space.
+        newton: settings of the step.
+        n_components: h, the dimension of the kernel representation; default d.
+        seed: of everything random.
+        device: a torch device; default CPU.
+        dtype: torch.float32 or torch.float64, of the encoder's copy and the gradients.
+        rank_tolerance: relative cut of K_mm's eigenvalues; default 1e-7 in float32, 1e-12 in float64.
+        progress: reports stages; default quiet.
+
+    Example:
+        >>> auditor = krepes.Auditor(encoder, objective="barlow_twins", landmarks=200)
+        >>> auditor.fit(samples, views=lambda batch, generator: batch + noise(batch, generator))
+        >>> auditor.explain(samples[:3], top_k=5)
+
+    Raises:
+        ConfigError: a setting is unknown or out of range.
+        EncoderError: the encoder is in train mode.
+
+    Source: "Interpretable Self-Supervised Learning via Representer Landmarks and Nyström Approximation",
+    arXiv 2509.24467; docs/method.md.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        objective: "str | objectives.Objective" = "barlow_twins",
+        kernel: str | NTK = "trace",
+        landmarks: "int | str | Sequence[int] | Tensor | Sampler" = "sqrt",
+        newton: Newton | None = None,
+        n_components: int | None = None,
+        seed: int = 0,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        rank_tolerance: float | None = None,
+        progress: Progress | None = None,
+    ):
+        if dtype not in (torch.float32, torch.float64):
+            raise ConfigError(f"dtype={dtype}; expected torch.float32 or torch.float64")
+        if n_components is not None and n_components < 1:
+            raise ConfigError(f"n_components={n_components}; expected a positive number")
+        kernel = NTK(kernel) if isinstance(kernel, str) else kernel
+        self.settings = pipeline.Settings(
+            objective=objectives.by_name(objective) if isinstance(objective, str) else objective,
+            kernel=kernel,
+            landmarks=as_landmarks(landmarks),
+            newton=newton or Newton(),
+            n_components=n_components,
+            rank_tolerance=rank_tolerance or (1e-12 if dtype == torch.float64 else 1e-7),
+            seed=seed,
+        )
+        self.encoder = FrozenEncoder(encoder, kernel.params, device, dtype)
+        self.progress = progress or Progress()
+        self._fit: pipeline.Fit | None = None
+        self._source: Source | None = None
+
+    # ------------------------------------------------------------------ fit
+    def fit(self, source: Any, views: pipeline.Views) -> "Auditor":
+        """Choose landmarks, stream the views once, take the Newton step.
+
+        Args:
+            source: unlabelled samples: a tensor or array (n, ...), a torch Dataset, or a krepes source.
+            views: a callable (batch, generator) -> batch, called twice per block with its own seeds, or two tensors
+                aligned with the source.
+
+        Raises:
+            DataError, NonFiniteError: the samples or views are unusable.
+            EncoderError: the encoder is not a deterministic function of one sample.
+            LandmarkError: too few samples, or the landmarks do not span h dimensions.
+        """
+        source = as_source(source)
+        self._fit = pipeline.fit(
+            self.encoder, source, pipeline.check_views(views, source), self.settings, self.progress
+        )
+        self._source = source
+        self._trust = None
+        return self
+
+    @property
+    def fit_(self) -> pipeline.Fit:
+        """The stages' results."""
+        if self._fit is None:
+            raise NotFittedError("this auditor is not fitted; call fit(source, views=...) or krepes.load(folder)")
+        return self._fit
+
+    @property
+    def source_(self) -> Source:
+        """The samples that `fit` saw."""
+        if self._source is None:
+            raise NotFittedError("this auditor holds no samples; call fit(source, views=...)")
+        return self._source
+
+    @property
+    def landmark_ids_(self) -> list[str]:
+        """Ids of the landmarks (m,), in the order of the scores' columns."""
+        return self._landmark_ids if self._source is None else [self._source.ids[i] for i in self.fit_.indices]
+
+    @property
+    def A0_(self) -> Tensor:
+        """Ã₀, the principal-component start (M, h), float64."""
+        return self.fit_.A0
+
+    @property
+    def dA_(self) -> Tensor:
+        """ΔÃ, the objective's step (M, h), float64."""
+        return self.fit_.dA
+
+    @property
+    def outcome_(self) -> Outcome:
+        """How the step ended."""
+        return self.fit_.step.outcome
+
+    @property
+    def kernel_plan_(self) -> dict[str, str]:
+        """Parameter name ↦ how its gradients are computed: factored, explicit or generic."""
+        return self.fit_.rows.gradients.plan
+
+    @property
+    def trust_(self) -> TrustGate:
+        """The trust gate: every figure, its threshold, its verdict."""
+        if self._trust is None:
+            self._trust = assess(self.fit_, self.encoder, self.source_, self.settings.seed)
+        return self._trust
+
+    # --------------------------------------------------------------- scores
+    def kernel(self, x: Any) -> Tensor:
+        """Kernel rows of x against the landmarks, (t, M), float64."""
+        return self._scores(x)[0]
+
+    def transform(self, x: Any) -> Tensor:
+        """f(x) = (Ã₀ + ΔÃ)ᵀ k_m(x), (t, h), float64; columns have arbitrary signs."""
+        return self._scores(x)[1]
+
+    def influence(self, x: Any) -> Tensor:
+        """Sample influence ‖k(x̃_l, x_t) ΔÃ_l‖, (t, m), unsigned."""
+        return influence.sample_influence(self._scores(x)[0], self.dA_)
+
+    def contribution(self, x: Any) -> Tensor:
+        """Signed contribution ⟨k(x̃_l, x_t) ΔÃ_l, f(x_t)/‖f(x_t)‖⟩, (t, m): attract > 0, repel < 0."""
+        K, f = self._scores(x)
+        return influence.signed_contribution(K, self.dA_, f)
+
+    def explain(
+        self, x: Any, top_k: int = 10, by: str = "influence", ids: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """The top landmarks of each sample.
+
+        Args:
+            x: samples (t, ...), anything that `fit` takes.
+            top_k: landmarks per sample; all of them when there are fewer.
+            by: rank by "influence", or by the absolute "contribution".
+            ids: the samples' ids in the table; default: the source's, or 0 … t − 1.
+
+        Returns:
+            a table with columns sample, rank, landmark, influence, contribution.
+        """
+        if by not in ("influence", "contribution"):
+            raise ConfigError(f"by={by!r}; expected 'influence' or 'contribution'")
+        if top_k < 1:
+            raise ConfigError(f"top_k={top_k}; expected a positive number")
+        source = as_source(x)
+        names = [str(i) for i in (source.ids if ids is None else ids)]
+        if len(names) != len(source):
+            raise DataError(f"{len(names)} ids for {len(source)} samples; expected one each")
+        K, f = self._scores(source)
+        scores = influence.sample_influence(K, self.dA_)
+        signed = influence.signed_contribution(K, self.dA_, f)
+        return influence.top_table(scores, signed, names, self.landmark_ids_, top_k, by)
+
+    def _scores(self, x: Any) -> tuple[Tensor, Tensor]:
+        """Kernel rows (t, M) and representations (t, h)."""
+        fitted, source = self.fit_, as_source(x)
+        expected = fitted.rows.landmarks.shape[1:]
+        found = source.batch([0]).shape[1:]
+        if found != expected:
+            raise DataError(f"samples have shape {tuple(found)}; the auditor was fitted on {tuple(expected)}")
+        blocks = []
+        for start in range(0, len(source), pipeline.BLOCK):
+            index = list(range(start, min(start + pipeline.BLOCK, len(source))))
+            ids = [source.ids[i] for i in index]
+            batch = source.batch(index)
+            check_finite(batch, ids)
+            blocks.append(fitted.rows(batch, ids)[0])
+        K = torch.cat(blocks)
+        return K, K @ (fitted.A0 + fitted.dA)
+
+    # ------------------------------------------------------------- keeping
+    def save(self, folder: str | Path) -> Path:
+        """Write the fitted auditor (without the encoder's code) as a folder that `krepes.load` reads."""
+        from krepes.results import save_auditor
+
+        return save_auditor(self, Path(folder))
+
+    def report(self, path: str | Path, title: str = "Audit of a self-supervised encoder") -> Path:
+        """Write the report, one offline HTML file."""
+        from krepes.report.build import build_report
+        from krepes.results import write_atomically
+
+        html = build_report(self, title)
+        return write_atomically(Path(path), lambda p: p.write_text(html, encoding="utf-8"))
+
+    _trust: TrustGate | None = None
+    _landmark_ids: list[str]
+
+
+def as_landmarks(wanted: Any) -> Sampler | list[int]:
+    """A sampler, or explicit positions."""
+    if isinstance(wanted, bool) or wanted is None:
+        raise ConfigError(f"landmarks={wanted}; expected a number, 'sqrt', positions, or a sampler")
+    if isinstance(wanted, str):
+        if wanted != "sqrt":
+            raise ConfigError(f"landmarks={wanted!r}; expected a number, 'sqrt', positions, or a sampler")
+        return KMeansPlusPlus()
+    if isinstance(wanted, int):
+        return KMeansPlusPlus(m=wanted)
+    if isinstance(wanted, Sampler):
+        return wanted
+    positions = [float(i) for i in wanted]
+    if any(not math.isfinite(p) or p != int(p) for p in positions):
+        raise ConfigError("landmarks holds values that are no whole numbers; expected positions in the source")
+    return [int(p) for p in positions]

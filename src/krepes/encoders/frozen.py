@@ -1,0 +1,148 @@
+"""A frozen encoder: a deterministic map from samples to embeddings, sample by sample."""
+
+import copy
+import fnmatch
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from krepes.errors import ConfigError, EncoderError
+
+
+class FrozenEncoder:
+    """A private, frozen copy of a network, checked to be a function of one sample at a time.
+
+    Args:
+        module: any `nn.Module` that maps (B, ...) to (B, d), in eval mode. It is copied, never changed.
+        params: names or `fnmatch` patterns of the parameters that enter the kernel; None means all of them,
+            whether or not they require gradients.
+        device, dtype: where and in which floating type the copy computes.
+
+    Raises:
+        EncoderError: a layer is in train mode, or there is no parameter.
+        ConfigError: a pattern of `params` matches no parameter.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        params: str | Sequence[str] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ):
+        if not isinstance(module, nn.Module):
+            raise EncoderError(f"the encoder is a {type(module).__name__}; expected a torch.nn.Module")
+        refuse_train_mode(module)
+        self.dtype = dtype
+        self.device = torch.device(device or "cpu")
+        self.module = copy.deepcopy(module).to(device=self.device, dtype=dtype).requires_grad_(False)
+        self.param_names = select_parameters(self.module, params)
+        self.n_outputs: int | None = None
+
+    def prepare(self, batch: Tensor) -> Tensor:
+        """The batch on the encoder's device; floating inputs in its dtype, integer ones (token ids) as they are."""
+        return batch.to(self.device, self.dtype) if batch.is_floating_point() else batch.to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Embeddings (B, d) of a batch (B, ...)."""
+        return self.module(self.prepare(batch))
+
+    def check(self, batch: Tensor) -> None:
+        """Refuse a network that is random, looks at other samples of the batch, or returns no (B, d) tensor.
+
+        Args:
+            batch: at least two samples (B, ...).
+
+        Raises:
+            EncoderError: says which property fails, on which layer where that can be told.
+        """
+        try:
+            out = self(batch)
+        except RuntimeError as error:
+            raise EncoderError(
+                f"the encoder cannot process a batch of shape {tuple(batch.shape)} "
+                f"({batch.dtype}): {error}"
+            ) from error
+        if not isinstance(out, Tensor):
+            raise EncoderError(
+                f"the encoder returns a {type(out).__name__}; expected a tensor (B, d). "
+                "Wrap it in a module that picks the embedding."
+            )
+        if out.ndim != 2 or len(out) != len(batch):
+            raise EncoderError(
+                f"the encoder maps {tuple(batch.shape)} to {tuple(out.shape)}; expected (B, d) with "
+                f"B = {len(batch)}. Flatten or pool its output."
+            )
+        if not torch.equal(out, self(batch)):
+            raise EncoderError(
+                "the encoder is not deterministic: two passes over the same batch differ"
+                f"{self._random_layer(batch)}. Remove random layers or augmentations from the model."
+            )
+        alone = self(batch[:1])
+        scale = out.norm(dim=1).mean().clamp_min(torch.finfo(out.dtype).tiny)
+        if (alone - out[:1]).norm() > 1e-3 * scale:
+            raise EncoderError(
+                "the embedding of a sample changes with the rest of its batch "
+                f"(by {float((alone - out[:1]).norm() / scale):.1%}). krepes needs a map of one sample at a time."
+            )
+        self.n_outputs = out.shape[1]
+
+    def _random_layer(self, batch: Tensor) -> str:
+        """The first leaf layer whose output differs between two passes, as a phrase."""
+        leaves = [(name, m) for name, m in self.module.named_modules() if not list(m.children())]
+        passes: list[dict[str, Tensor]] = [{}, {}]
+        for seen in passes:
+            hooks = [
+                m.register_forward_hook(
+                    lambda _m, _i, out, name=name, seen=seen: (
+                        seen.setdefault(name, out.clone()) if isinstance(out, Tensor) else None
+                    )
+                    and None
+                )
+                for name, m in leaves
+            ]
+            try:
+                self(batch)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        for name, module in leaves:
+            if name in passes[0] and name in passes[1] and not torch.equal(passes[0][name], passes[1][name]):
+                return f", first in layer '{name}' ({type(module).__name__})"
+        return ""
+
+    def fingerprint(self) -> str:
+        """sha256 over the architecture's printed form and every parameter and buffer (name, shape, bytes)."""
+        digest = hashlib.sha256(repr(self.module).encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def refuse_train_mode(module: nn.Module) -> None:
+    """Raise EncoderError naming the first layers in train mode."""
+    names = [name or "(the model itself)" for name, m in module.named_modules() if m.training]
+    if names:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        raise EncoderError(f"the encoder is in train mode: {shown}. Call encoder.eval() first.")
+
+
+def select_parameters(module: nn.Module, patterns: str | Sequence[str] | None) -> list[str]:
+    """Names of the kernel's parameters, in the module's order (a tied weight counts once)."""
+    names = [name for name, p in module.named_parameters() if p.is_floating_point()]
+    if not names:
+        raise EncoderError("the encoder has no parameters; its neural tangent kernel is zero")
+    if patterns is None:
+        return names
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(
+                f"params={pattern!r} matches none of the {len(names)} parameters; they are named like "
+                f"{', '.join(names[:4])}"
+            )
+    return [n for n in names if any(fnmatch.fnmatch(n, pattern) for pattern in patterns)]

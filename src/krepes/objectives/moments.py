@@ -1,0 +1,65 @@
+"""First and second moments of the two views' features: all that moment objectives know of the data."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Moments:
+    """Sums over samples in float64; they add up over blocks and workers, and subtract when data is removed.
+
+    Attributes:
+        n: number of samples.
+        sum_a, sum_b: Σφ_a, Σφ_b (r,).
+        aa, bb, ab: Σφ_aφ_aᵀ, Σφ_bφ_bᵀ, Σφ_aφ_bᵀ (r, r).
+    """
+
+    n: int
+    sum_a: Tensor
+    sum_b: Tensor
+    aa: Tensor
+    bb: Tensor
+    ab: Tensor
+
+    @classmethod
+    def of(cls, phi_a: Tensor, phi_b: Tensor) -> "Moments":
+        """Moments of one block of paired features (B, r)."""
+        a, b = phi_a.double(), phi_b.double()
+        return cls(len(a), a.sum(0), b.sum(0), a.T @ a, b.T @ b, a.T @ b)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return self._combine(other, 1)
+
+    def __sub__(self, other: "Moments") -> "Moments":
+        return self._combine(other, -1)
+
+    def _combine(self, other: "Moments", sign: int) -> "Moments":
+        pairs = zip(self.tensors().values(), other.tensors().values(), strict=True)
+        return Moments(self.n + sign * other.n, *(x + sign * y for x, y in pairs))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The five sums by name, for storage."""
+        return {"sum_a": self.sum_a, "sum_b": self.sum_b, "aa": self.aa, "bb": self.bb, "ab": self.ab}
+
+    @property
+    def mean_a(self) -> Tensor:
+        """μ_a (r,)."""
+        return self.sum_a / self.n
+
+    @property
+    def mean_b(self) -> Tensor:
+        """μ_b (r,)."""
+        return self.sum_b / self.n
+
+    def covariance(self, pair: str, ddof: int = 0) -> Tensor:
+        """Σ_aa, Σ_bb or Σ_ab, centred, divided by n − ddof (r, r)."""
+        mean = {"a": self.mean_a, "b": self.mean_b}
+        second = {"aa": self.aa, "bb": self.bb, "ab": self.ab}[pair]
+        return (second - self.n * torch.outer(mean[pair[0]], mean[pair[1]])) / (self.n - ddof)
+
+    @property
+    def second_difference(self) -> Tensor:
+        """Σ_Δ = E[(φ_a − φ_b)(φ_a − φ_b)ᵀ] (r, r)."""
+        return (self.aa + self.bb - self.ab - self.ab.T) / self.n

@@ -1,0 +1,344 @@
+"""The run folder: written file by file, atomically, and read back with checks."""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+import krepes
+from krepes import objectives, pipeline
+from krepes.encoders.frozen import FrozenEncoder
+from krepes.errors import RunFolderError
+from krepes.kernel.ntk import NTK, KernelRows, gradient_map
+from krepes.nystrom import Nystrom
+from krepes.solver import DampingTrial, Newton, Outcome, Status, Step
+
+MANIFEST, MODEL = "manifest.json", "model.safetensors"
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Write beside the target, flush to disk, then rename: a reader never meets half a file.
+
+    Raises:
+        RunFolderError: the disk is full or the folder cannot be written; what stood there stays.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with temporary.open("rb+") as f:
+            os.fsync(f.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(
+            f"cannot write {path}: {error}. Free space or choose another folder; files written before are intact."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """JSON, atomically."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=True) + "\n"
+    return write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    return {
+        "krepes": krepes.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run folder.
+
+    Raises:
+        RunFolderError: there is none, or it is no valid JSON object.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise RunFolderError(f"{folder} holds no {MANIFEST}: it is not a krepes run folder")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} is damaged ({error}); run the audit again into another folder") from error
+    if not isinstance(manifest, dict):
+        raise RunFolderError(f"{path} holds a {type(manifest).__name__}; expected an object")
+    return manifest
+
+
+# ---------------------------------------------------------------- settings
+
+
+def describe(value: Any) -> Any:
+    """Settings as JSON: dataclasses by their fields, with the name of what they are."""
+    if is_dataclass(value) and not isinstance(value, type):
+        plain = {f.name: describe(getattr(value, f.name)) for f in fields(value)}
+        name = getattr(value, "name", type(value).__name__)
+        return {"name": name, **plain} if isinstance(name, str) else plain
+    if isinstance(value, list | tuple):
+        return [describe(v) for v in value]
+    return value
+
+
+def describe_settings(settings: pipeline.Settings) -> dict[str, Any]:
+    """Settings as JSON."""
+    return {f.name: describe(getattr(settings, f.name)) for f in fields(settings)}
+
+
+def _restore_settings(plain: dict[str, Any], indices: list[int]) -> pipeline.Settings:
+    def keep(cls, values):
+        return {f.name: values[f.name] for f in fields(cls) if f.name in values}
+
+    kernel = keep(NTK, plain["kernel"])
+    if isinstance(kernel.get("params"), list):
+        kernel["params"] = tuple(kernel["params"])
+    objective = dict(plain["objective"])
+    return pipeline.Settings(
+        objective=objectives.by_name(objective.pop("name"), **objective),
+        kernel=NTK(**kernel),
+        landmarks=indices,
+        newton=Newton(**keep(Newton, plain["newton"])),
+        n_components=plain["n_components"],
+        rank_tolerance=plain["rank_tolerance"],
+        seed=plain["seed"],
+    )
+
+
+# ------------------------------------------------------------ save and load
+
+
+def save_auditor(auditor: "krepes.Auditor", folder: Path, extra: dict[str, Any] | None = None) -> Path:
+    """Model and manifest of a fitted auditor.
+
+    Args:
+        folder: made if needed; one that holds another encoder's or data set's run is refused.
+        extra: more entries of the manifest.
+    """
+    fit, encoder = auditor.fit_, auditor.encoder
+    prints = {"encoder": encoder.fingerprint(), "data": auditor.source_.fingerprint()}
+    if (folder / MANIFEST).exists():
+        refuse_foreign(folder, read_manifest(folder), prints)
+    tensors = {
+        "landmarks": fit.rows.landmarks,
+        "A0": fit.A0,
+        "dA": fit.dA,
+        "gamma": torch.zeros(fit.nystrom.h, dtype=torch.float64),
+        "U": fit.nystrom.U,
+        "eigenvalues": fit.nystrom.eigenvalues,
+        "dB": fit.step.dB,
+        "K_mm": fit.rows.K_mm,
+    }
+    if fit.moments is not None:
+        tensors |= {f"moments.{k}": v for k, v in fit.moments.tensors().items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_atomically(folder / MODEL, lambda p: save_file(tensors, p))
+    outcome = asdict(fit.step.outcome) | {"status": fit.step.outcome.status.name}
+    manifest = {
+        "format": 1,
+        "status": "complete",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "settings": describe_settings(auditor.settings),
+        "dtype": str(encoder.dtype).removeprefix("torch."),
+        "fingerprints": prints,
+        "samples": len(auditor.source_),
+        "moments_n": fit.moments.n if fit.moments is not None else None,
+        "landmark_positions": fit.indices,
+        "landmark_ids": auditor.landmark_ids_,
+        "outcome": outcome,
+        "timings_seconds": {k: round(v, 3) for k, v in auditor.progress.timings.items()},
+        "sha256": {MODEL: sha256_file(folder / MODEL)},
+        **(extra or {}),
+    }
+    write_json(folder / MANIFEST, manifest)
+    return folder
+
+
+def load(folder: str | Path, encoder: nn.Module | None = None) -> "krepes.Auditor":
+    """A fitted auditor from a run folder.
+
+    Args:
+        folder: what `Auditor.save` or `krepes audit` wrote.
+        encoder: the audited network in eval mode. It may be left out when the run was made from a configuration
+            file, which says how to build it.
+
+    Raises:
+        RunFolderError: the folder is damaged or incomplete, the encoder is another one, or none is given where
+            the folder cannot tell how to build it.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if manifest.get("status") != "complete":
+        raise RunFolderError(
+            f"the run in {folder} is not complete (status {manifest.get('status')!r}, stage "
+            f"{manifest.get('stage')!r}); run the same command again"
+        )
+    try:
+        return _load(folder, manifest, encoder)
+    except (KeyError, TypeError) as error:
+        raise RunFolderError(f"{folder / MANIFEST} lacks or misstates {error}; run the audit again") from error
+
+
+def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None) -> "krepes.Auditor":
+    if encoder is None:
+        if "encoder" not in manifest:
+            raise RunFolderError(
+                f"{folder} was saved from Python and does not hold the encoder's code; call "
+                "krepes.load(folder, encoder=...) with the same network"
+            )
+        from krepes.config import EncoderConfig, build_encoder
+
+        encoder = build_encoder(EncoderConfig.model_validate(manifest["encoder"]), Path(manifest["config_folder"]))
+    if sha256_file(folder / MODEL) != manifest["sha256"][MODEL]:
+        raise RunFolderError(f"{folder / MODEL} does not have the checksum in the manifest: it is damaged")
+    with safe_open(folder / MODEL, framework="pt") as f:
+        tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  safe_open is no dict
+    settings = _restore_settings(manifest["settings"], manifest["landmark_positions"])
+    auditor = krepes.Auditor(
+        encoder,
+        settings.objective,
+        settings.kernel,
+        manifest["landmark_positions"],
+        settings.newton,
+        settings.n_components,
+        settings.seed,
+        dtype=getattr(torch, manifest["dtype"]),
+        rank_tolerance=settings.rank_tolerance,
+    )
+    refuse_foreign(folder, manifest, {"encoder": auditor.encoder.fingerprint()})
+    probe = tensors["landmarks"][:3]
+    gradients = gradient_map(settings.kernel, auditor.encoder, probe)
+    rows = KernelRows(settings.kernel, gradients, tensors["landmarks"], manifest["landmark_ids"])
+    if (rows.K_mm - tensors["K_mm"]).norm() > 1e-3 * tensors["K_mm"].norm():
+        raise RunFolderError(
+            f"this encoder has the weights of the run in {folder} but another kernel on its landmarks: its forward "
+            "pass (stride, padding, activation, preprocessing) differs"
+        )
+    nystrom = Nystrom(tensors["U"], tensors["eigenvalues"], tensors["A0"].shape[1])
+    moments = None
+    if manifest["moments_n"] is not None:
+        sums = {k.removeprefix("moments."): v for k, v in tensors.items() if k.startswith("moments.")}
+        moments = objectives.Moments(manifest["moments_n"], **sums)
+    plain = dict(manifest["outcome"])
+    plain["status"] = Status[plain["status"]]
+    plain["trials"] = [DampingTrial(**t) for t in plain["trials"]]
+    step = Step(tensors["dB"], Outcome(**plain))
+    auditor._fit = pipeline.Fit(
+        manifest["landmark_positions"], rows, nystrom, moments, step, tensors["A0"], tensors["dA"]
+    )
+    auditor._landmark_ids = manifest["landmark_ids"]
+    return auditor
+
+
+def refuse_foreign(folder: Path, manifest: dict[str, Any], prints: dict[str, str]) -> None:
+    """Raise RunFolderError when the folder's fingerprints differ, naming which."""
+    old = manifest.get("fingerprints") or {}
+    differing = [k for k, v in prints.items() if k in old and old[k] != v]
+    if differing:
+        what = " and ".join({"encoder": "another encoder", "data": "another data set"}.get(k, k) for k in differing)
+        detail = "; ".join(f"{k}: {old[k][:12]}… there, {prints[k][:12]}… here" for k in differing)
+        raise RunFolderError(f"{folder} belongs to {what} ({detail}). Choose another folder, or remove this one.")
+
+
+# -------------------------------------------------------------- a run in progress
+
+
+@dataclass
+class RunFolder:
+    """A run folder while the run goes on: its manifest always says how far it got.
+
+    Attributes:
+        path: the folder.
+        found: what an earlier run left there, as a sentence; None for a fresh folder.
+        complete: an earlier run with the same identity is complete.
+    """
+
+    path: Path
+    identity: dict[str, Any]
+    found: str | None = None
+    complete: bool = False
+    stage: str = field(default="start", repr=False)
+
+    @classmethod
+    def open(cls, path: Path, identity: dict[str, Any]) -> "RunFolder":
+        """Open for a run with these fingerprints and this configuration.
+
+        Args:
+            identity: {"fingerprints": {...}, "config": {...}}.
+
+        Raises:
+            RunFolderError: the folder belongs to another model, data set or configuration (says what differs), or
+                holds files of another origin.
+        """
+        run = cls(path, identity)
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path} is a file; expected a folder or nothing")
+        visible = [p for p in path.iterdir() if not p.name.startswith(".")] if path.exists() else []
+        if visible and not (path / MANIFEST).exists():
+            raise RunFolderError(
+                f"{path} holds {visible[0].name} and no {MANIFEST}: it is not a krepes run folder. Choose another one."
+            )
+        if visible:
+            run._inspect(read_manifest(path))
+        return run
+
+    def _inspect(self, old: dict[str, Any]) -> None:
+        refuse_foreign(self.path, old, self.identity["fingerprints"])
+        ours, theirs = self.identity["config"], old.get("config", {})
+        differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        if differing:
+            raise RunFolderError(
+                f"{self.path} belongs to another configuration; these settings differ: {', '.join(differing)}. "
+                "Choose another folder (--output), or --overwrite it."
+            )
+        old_version = old.get("versions", {}).get("krepes")
+        if old_version != krepes.__version__:
+            raise RunFolderError(
+                f"{self.path} was written by krepes {old_version}, this is {krepes.__version__}. "
+                "Choose another folder, or --overwrite it."
+            )
+        self.complete = old.get("status") == "complete"
+        self.found = (
+            f"{self.path} holds a complete run of this configuration."
+            if self.complete
+            else f"An earlier run in {self.path} stopped in stage '{old.get('stage')}' "
+            f"(status {old.get('status')}); it starts again."
+        )
+
+    def mark(self, status: str, stage: str | None = None) -> None:
+        """Write where the run stands."""
+        self.stage = stage or self.stage
+        write_json(
+            self.path / MANIFEST,
+            {"format": 1, "status": status, "stage": self.stage, "versions": versions(), **self.identity},
+        )

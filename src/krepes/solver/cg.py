@@ -1,0 +1,102 @@
+"""Preconditioned conjugate gradients that tells what happened."""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Status(enum.Enum):
+    """How a solve ended; the value is the sentence for the reader."""
+
+    CONVERGED = "The linear solve converged."
+    ITERATION_LIMIT = "The linear solve stopped at the iteration limit before the tolerance was reached."
+    CURVATURE_BREAKDOWN = "The linear solve met a direction of non-positive curvature and stopped."
+    NON_FINITE = "The linear solve met a value that is not finite and stopped."
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solve returns.
+
+    Attributes:
+        x: the solution, in the shape of the right-hand side.
+        status: how it ended.
+        iterations: operator products in the iteration.
+        residual: the true residual relative to the right-hand side, in the preconditioner's norm, recomputed.
+        history: the recurrence's relative residual after each iteration.
+    """
+
+    x: Tensor
+    status: Status
+    iterations: int
+    residual: float
+    history: list[float]
+
+
+def conjugate_gradients(
+    operator: Callable[[Tensor], Tensor],
+    b: Tensor,
+    preconditioner: Tensor,
+    tol: float,
+    max_iter: int,
+    x0: Tensor | None = None,
+) -> Solution:
+    """Solve A x = b for a positive definite A.
+
+    The residual is measured in the norm √(rᵀ P r): unlike ‖r‖, it does not change with a diagonal scaling of the
+    unknowns, so the tolerance means the same in every coordinate system (docs/method.md).
+
+    Args:
+        operator: x ↦ A x.
+        b: right-hand side, any shape.
+        preconditioner: P, a positive diagonal that broadcasts to b.
+        tol: relative residual to reach; the recurrence's end is checked against the true residual and the
+            iteration restarted from there while it helps.
+        max_iter: operator products at most.
+        x0: a first guess.
+    """
+    x = torch.zeros_like(b) if x0 is None else x0.clone()
+    norm_b = float((b * preconditioner * b).sum().sqrt())
+    if norm_b == 0:
+        return Solution(torch.zeros_like(b), Status.CONVERGED, 0, 0.0, [])
+    history: list[float] = []
+    status, residual = Status.ITERATION_LIMIT, float("inf")
+    while True:
+        r = b - operator(x)
+        previous, residual = residual, float((r * preconditioner * r).sum().sqrt()) / norm_b
+        if residual <= tol:
+            status = Status.CONVERGED
+        elif not torch.isfinite(r).all():
+            status = Status.NON_FINITE
+        # a restart that no longer halves the true residual has reached what rounding allows
+        stuck = residual > 0.5 * previous
+        if status is not Status.ITERATION_LIMIT or len(history) >= max_iter or stuck:
+            return Solution(x, status, len(history), residual, history)
+        x, status = _run(operator, x, r, preconditioner, tol * norm_b, max_iter, norm_b, history)
+        if status is Status.CONVERGED:
+            status = Status.ITERATION_LIMIT  # until the true residual agrees
+
+
+def _run(operator, x, r, preconditioner, target, max_iter, norm_b, history) -> tuple[Tensor, Status]:
+    """One run of the recurrence from the residual r; appends to history."""
+    z = preconditioner * r
+    p, rz = z.clone(), (r * z).sum()
+    while len(history) < max_iter:
+        Ap = operator(p)
+        curvature = (p * Ap).sum()
+        if not torch.isfinite(curvature):
+            return x, Status.NON_FINITE
+        if curvature <= 0:
+            return x, Status.CURVATURE_BREAKDOWN
+        alpha = rz / curvature
+        x, r = x + alpha * p, r - alpha * Ap
+        z = preconditioner * r
+        rz, rz_old = (r * z).sum(), rz
+        history.append(float(rz.clamp_min(0).sqrt()) / norm_b)
+        if history[-1] * norm_b <= target:
+            return x, Status.CONVERGED
+        p = z + (rz / rz_old) * p
+    return x, Status.ITERATION_LIMIT
