@@ -1,0 +1,18 @@
+"""Samples with stable ids, tables in raw units, and views."""
+
+from krepes.data.source import ArraySource, DatasetSource, Source, as_source
+from krepes.data.tables import TableSchema, TableSource, read_csv
+from krepes.data.views import GaussianNoise, Scarf, ShiftNoise
+
+__all__ = [
+    "ArraySource",
+    "DatasetSource",
+    "GaussianNoise",
+    "Scarf",
+    "ShiftNoise",
+    "Source",
+    "TableSchema",
+    "TableSource",
+    "as_source",
+    "read_csv",
+]

@@ -1,16 +1,230 @@
+"""Samples with stable ids."""
+
 import hashlib
-import numpy as np, torch
-from krepes.errors import NonFiniteError
-class Source: pass
-class ArraySource(Source):
-    metadata_ = None
-    def __init__(self, x, ids=None, metadata=None):
-        self.x = torch.as_tensor(x); self.ids = list(ids or map(str, range(len(self.x)))); self._m = metadata
-        self.kind = "image" if self.x.ndim in (3, 4) else "vector"
-    def __len__(self): return len(self.x)
-    def batch(self, i): return self.x[list(i)]
-    def metadata(self): return self._m
-    def fingerprint(self): return hashlib.sha256(self.x.numpy().tobytes()).hexdigest()
-def as_source(o): return o if isinstance(o, Source) else ArraySource(o)
-def check_finite(b, ids):
-    if b.is_floating_point() and not torch.isfinite(b).all(): raise NonFiniteError("x")
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from krepes.errors import DataError, NonFiniteError
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Unlabelled samples.
+
+    Attributes:
+        ids: one unique, stable id per sample.
+        kind: "image", "table" or "vector": how a sample is shown.
+    """
+
+    ids: Sequence[str]
+    kind: str
+
+    def __len__(self) -> int: ...
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Samples (B, ...)."""
+        ...
+
+    def metadata(self) -> pd.DataFrame | None:
+        """One row per sample in raw units, for display."""
+        ...
+
+    def fingerprint(self) -> str:
+        """sha256 over ids and content."""
+        ...
+
+
+class ArraySource:
+    """Samples in memory.
+
+    Args:
+        array: a tensor or numeric array (n, ...).
+        ids: one id per sample; default "0" … "n − 1".
+        metadata: a table of n rows, shown with the samples, never seen by the encoder.
+
+    Raises:
+        DataError: no samples, an object array, a wrong number of ids, or duplicated ones.
+    """
+
+    def __init__(
+        self, array: Any, ids: Sequence[str] | None = None, metadata: pd.DataFrame | None = None, kind: str | None = None
+    ):
+        if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
+            raise DataError(f"the array holds {array.dtype} values; expected numbers")
+        try:
+            self._array = torch.as_tensor(array)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"cannot read a {type(array).__name__} as samples: {error}") from error
+        if self._array.ndim < 1 or self._array.numel() == 0:
+            raise DataError(f"there are no samples: the array has shape {tuple(self._array.shape)}")
+        self.ids = checked_ids(ids, len(self._array))
+        self._metadata = checked_metadata(metadata, len(self._array))
+        self.kind = kind or kind_of(self._array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Samples (B, ...)."""
+        return self._array[torch.as_tensor(list(indices), dtype=torch.long)]
+
+    def metadata(self) -> pd.DataFrame | None:
+        """The table given with the samples."""
+        return self._metadata
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, shape, dtype and bytes."""
+        return fingerprint(self)
+
+
+class DatasetSource:
+    """A map-style torch Dataset.
+
+    Args:
+        dataset: items are samples of one shape; tuples, lists and dictionaries need `take`.
+        take: index or key of the sample inside an item; the rest (labels) is never read.
+
+    Raises:
+        DataError: no samples, items with labels and no `take`, or items that are no tensors or arrays.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        ids: Sequence[str] | None = None,
+        metadata: pd.DataFrame | None = None,
+        take: int | str | None = None,
+    ):
+        try:
+            n = len(dataset)  # pyright: ignore[reportArgumentType]
+        except TypeError as error:
+            raise DataError(
+                f"{type(dataset).__name__} has no length; expected a map-style Dataset. Read a stream into an array "
+                "first."
+            ) from error
+        if n == 0:
+            raise DataError("there are no samples: the dataset has length 0")
+        self._dataset, self._take = dataset, take
+        self.ids = checked_ids(ids, n)
+        self._metadata = checked_metadata(metadata, n)
+        self._shape = self._item(0).shape
+        self.kind = kind_of(self._shape)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Samples (B, ...).
+
+        Raises:
+            DataError: a sample has another shape; names it.
+        """
+        items = []
+        for i in indices:
+            item = self._item(int(i))
+            if item.shape != self._shape:
+                raise DataError(
+                    f"sample {self.ids[i]} has shape {tuple(item.shape)}; the first sample has {tuple(self._shape)}. "
+                    "Resize or crop to one shape."
+                )
+            items.append(item)
+        return torch.stack(items)
+
+    def metadata(self) -> pd.DataFrame | None:
+        """The table given with the samples."""
+        return self._metadata
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, shape, dtype and bytes; reads every sample once."""
+        return fingerprint(self)
+
+    def _item(self, index: int) -> Tensor:
+        item = self._dataset[index]
+        if self._take is not None:
+            item = item[self._take]
+        elif isinstance(item, tuple | list | dict):
+            raise DataError(
+                f"an item of the dataset is a {type(item).__name__} of {len(item)}: it seems to carry a label. krepes "
+                "takes unlabelled samples; use krepes.data.DatasetSource(dataset, take=0)."
+            )
+        try:
+            return torch.as_tensor(np.asarray(item) if not isinstance(item, Tensor) else item)
+        except TypeError as error:
+            raise DataError(f"an item of the dataset is a {type(item).__name__}; expected a tensor or array") from error
+
+
+def as_source(samples: Any) -> Source:
+    """A source from a tensor, an array, a torch Dataset, or a source.
+
+    Raises:
+        DataError: the samples are something else, or labelled.
+    """
+    if isinstance(samples, Source):
+        return samples
+    if isinstance(samples, pd.DataFrame):
+        raise DataError(
+            "the samples are a pandas DataFrame; encode it with krepes.data.TableSchema.fit(frame) and pass "
+            "krepes.data.TableSource(frame, schema)"
+        )
+    if isinstance(samples, Dataset):
+        return DatasetSource(samples)
+    if isinstance(samples, tuple):
+        raise DataError(
+            f"the samples are a tuple of {len(samples)}: labels are not wanted here; pass the samples alone"
+        )
+    return ArraySource(samples)
+
+
+def check_finite(batch: Tensor, ids: Sequence[str]) -> None:
+    """Raise NonFiniteError naming the samples that hold NaN or infinity."""
+    if not batch.is_floating_point():
+        return
+    bad = ~torch.isfinite(batch.flatten(1) if batch.ndim > 1 else batch[:, None]).all(1)
+    if bool(bad.any()):
+        where = bad.nonzero().flatten().tolist()
+        named = ", ".join(ids[i] for i in where[:5])
+        raise NonFiniteError(
+            f"{len(where)} of {len(batch)} samples hold NaN or infinity: {named}"
+            f"{' …' if len(where) > 5 else ''}. Remove or impute them."
+        )
+
+
+def fingerprint(source: Source) -> str:
+    """sha256 over a source's ids and samples, block by block."""
+    digest = hashlib.sha256("\0".join(source.ids).encode())
+    for start in range(0, len(source), 1024):
+        block = source.batch(range(start, min(start + 1024, len(source)))).cpu().contiguous()
+        digest.update(f"{tuple(block.shape)}{block.dtype}".encode())
+        digest.update(block.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def kind_of(shape: Sequence[int]) -> str:
+    """ "image" for (H, W) or (C, H, W) with 1 or 3 channels, else "vector"."""
+    return "image" if len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)) else "vector"
+
+
+def checked_ids(ids: Sequence[str] | None, n: int) -> list[str]:
+    """n unique ids."""
+    if ids is None:
+        return [str(i) for i in range(n)]
+    names = [str(i) for i in ids]
+    if len(names) != n:
+        raise DataError(f"{len(names)} ids for {n} samples; expected one each")
+    if len(set(names)) < n:
+        counts = pd.Series(names).value_counts()
+        shown = ", ".join(str(i) for i in counts.index[counts > 1][:5])
+        raise DataError(f"{int((counts > 1).sum())} ids are given more than once: {shown}")
+    return names
+
+
+def checked_metadata(metadata: pd.DataFrame | None, n: int) -> pd.DataFrame | None:
+    """A table of n rows, or None."""
+    if metadata is not None and len(metadata) != n:
+        raise DataError(f"the metadata has {len(metadata)} rows for {n} samples; expected one each")
+    return metadata
