@@ -1,0 +1,5 @@
+"""python -m krepes."""
+
+from krepes.cli import app
+
+app()

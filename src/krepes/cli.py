@@ -1,0 +1,118 @@
+"""The command line."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="Explain self-supervised representations without labels.", no_args_is_help=True, add_completion=False
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace a run that stands in the output folder.")]
+
+
+def _console(quiet: bool) -> Console:
+    return Console(quiet=quiet, width=None if sys.stdout.isatty() else 160)
+
+
+def _command() -> str:
+    return shlex.join(["krepes", *sys.argv[1:]])
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run folder.")] = Path("runs/demo"),
+    landmarks: Annotated[int, typer.Option(help="Number of landmarks.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Audit the embedded encoder: Barlow Twins on scikit-learn's digits."""
+    with _errors_in_words():
+        from krepes import demo as embedded
+        from krepes.results import describe_settings
+        from krepes.run import run_audit, summarise
+
+        console = _console(quiet)
+        console.print("krepes demo: a small CNN trained with Barlow Twins on 1,797 handwritten digits", highlight=False)
+        auditor, source = embedded.auditor(landmarks, seed, _progress(console, quiet))
+        report = run_audit(
+            auditor, source, embedded.VIEWS, output, describe_settings(auditor.settings), console,
+            title="Barlow Twins on handwritten digits", command=_command(), overwrite=overwrite,
+            extra=embedded.RECIPE,
+        )  # fmt: skip
+        if auditor._fit is not None:
+            summarise(auditor, console)
+        console.print(f"run folder: {output}\nreport:     {report}", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def audit(
+    config: Annotated[Path, typer.Argument(help="A YAML configuration file.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The run folder; default the file's.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting, key.sub=value.")] = None,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Audit an encoder as a configuration file says."""
+    with _errors_in_words():
+        from krepes.config import build_auditor, build_encoder, build_source, build_views, read_config
+        from krepes.run import run_audit, summarise
+
+        console = _console(quiet)
+        settings = read_config(config, set_ or [])
+        folder = config.resolve().parent
+        network = build_encoder(settings.encoder, folder)
+        source = build_source(settings.data, folder)
+        auditor = build_auditor(settings, network, _progress(console, quiet))
+        target = output or Path(settings.output)
+        console.print(f"{settings.title}: {len(source):,} samples from {config}", highlight=False, markup=False)
+        plain = settings.model_dump(mode="json", by_alias=True)
+        report = run_audit(
+            auditor, source, build_views(settings.views, source), target, plain, console,
+            title=settings.title, command=_command(), explain=settings.report.explain,
+            top_k=settings.report.top_k, overwrite=overwrite,
+            extra={"encoder": plain["encoder"], "config_folder": str(folder)},
+        )  # fmt: skip
+        if auditor._fit is not None:
+            summarise(auditor, console)
+        console.print(f"run folder: {target}\nreport:     {report}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _progress(console: Console, quiet: bool):
+    from krepes.progress import Progress
+
+    return Progress(None if quiet else console)
+
+
+class _errors_in_words:  # noqa: N801  used like a function
+    """krepes' own errors and Ctrl-C as one message; everything else keeps its traceback, since it is a bug."""
+
+    def __enter__(self) -> None:
+        import warnings
+
+        from krepes.errors import KrepesWarning
+
+        warnings.simplefilter("always", KrepesWarning)
+        warnings.showwarning = lambda message, *_args, **_kw: Console(stderr=True).print(
+            f"warning: {message}", style="yellow", soft_wrap=True, markup=False
+        )
+
+    def __exit__(self, kind, error, traceback) -> None:
+        from krepes.errors import KrepesError
+
+        if isinstance(error, KrepesError):
+            Console(stderr=True).print(f"error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+            raise typer.Exit(1)
+        if isinstance(error, KeyboardInterrupt):
+            Console(stderr=True).print("interrupted; the run folder is valid, run the same command again")
+            raise typer.Exit(130)
+
+
+if __name__ == "__main__":
+    app()

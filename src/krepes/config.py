@@ -1,0 +1,245 @@
+"""The configuration file: validated settings, and the objects that they stand for."""
+
+import importlib
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from krepes import objectives
+from krepes.auditor import Auditor
+from krepes.data import ArraySource, GaussianNoise, Scarf, ShiftNoise, Source, TableSchema, TableSource, read_csv
+from krepes.data.tables import MISSING, require_column
+from krepes.errors import ConfigError, DataError, EncoderError
+from krepes.kernel.ntk import NTK
+from krepes.landmarks import KMeansPlusPlus, LeverageScores, RPCholesky, Uniform
+from krepes.progress import Progress
+from krepes.solver import Newton
+
+SAMPLERS = {
+    "kmeans++": KMeansPlusPlus,
+    "leverage": LeverageScores,
+    "rpcholesky": RPCholesky,
+    "uniform": Uniform,
+}
+
+
+class Section(BaseModel):
+    """Unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class EncoderConfig(Section):
+    """A module's import path with its arguments, and its weights as safetensors (loaded strictly)."""
+
+    factory: str
+    args: dict[str, Any] = {}
+    weights: str
+
+
+class DataConfig(Section):
+    """A CSV table with the schema saved at training, or an .npy array."""
+
+    table: str | None = None
+    array: str | None = None
+    schema_file: str | None = Field(None, alias="schema")
+    columns: list[str] | None = None
+    skip_lines: int = Field(0, ge=0)
+    missing: list[str] = list(MISSING)
+    label: str | None = None
+    id: str | None = None
+    rows: int | None = Field(None, ge=1)
+
+
+class ViewsConfig(Section):
+    """Name and settings of the views; for scarf `rate`, for gaussian `std`, for shift all three of ShiftNoise."""
+
+    name: Literal["scarf", "gaussian", "shift"]
+    rate: float = 0.6
+    std: float = 0.1
+    max_shift: int = 1
+    contrast: float = 0.2
+
+
+class LandmarksConfig(Section):
+    """Sampler, number (none: ⌈√n⌉) and the space it works in."""
+
+    sampler: Literal["kmeans++", "leverage", "rpcholesky", "uniform"] = "kmeans++"
+    m: int | None = Field(None, ge=1)
+    space: Literal["kernel", "input"] = "kernel"
+
+
+class ReportConfig(Section):
+    """What the run folder shows: samples explained in the report, landmarks per sample in the tables."""
+
+    explain: list[str] | int = 6
+    top_k: int = Field(10, ge=1)
+
+
+class Config(Section):
+    """One audit."""
+
+    title: str = "Audit of a self-supervised encoder"
+    encoder: EncoderConfig
+    data: DataConfig
+    views: ViewsConfig
+    objective: dict[str, Any]
+    kernel: dict[str, Any] = {}
+    landmarks: LandmarksConfig = LandmarksConfig()
+    newton: dict[str, Any] = {"damping": "auto"}
+    n_components: int | None = Field(None, ge=1)
+    seed: int = 0
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    report: ReportConfig = ReportConfig()
+    output: str = "runs/audit"
+
+
+def read_config(path: Path, overrides: list[str] = ()) -> Config:  # pyright: ignore[reportArgumentType]
+    """A configuration file with `key.sub=value` overrides.
+
+    Args:
+        path: a YAML file; relative paths in it start at its folder.
+        overrides: dotted keys with YAML values.
+
+    Raises:
+        ConfigError: no such file, no YAML, an unknown key or a wrong value; names the key.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no configuration file {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds {type(content).__name__}; expected settings (key: value)")
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {override}: expected key=value, such as landmarks.m=500")
+        _put(content, key.split("."), yaml.safe_load(value))
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})" for e in error.errors()]
+        raise ConfigError(f"{path}:\n" + "\n".join(lines)) from error
+
+
+def _put(content: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        content = content.setdefault(key, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"--set {'.'.join(keys)}: '{key}' holds a value, not a section")
+    content[keys[-1]] = value
+
+
+def resolve(text: str, folder: Path) -> Path:
+    """A path with ${VARIABLES} filled in, relative to the configuration's folder."""
+
+    def fill(match: re.Match[str]) -> str:
+        value = os.environ.get(match[1])
+        if value is None:
+            raise ConfigError(
+                f"the path {text} needs the environment variable {match[1]}, which is not set; point it at the folder "
+                "that holds the data"
+            )
+        return value
+
+    return folder / re.sub(r"\$\{(\w+)\}", fill, text)
+
+
+def build_encoder(config: EncoderConfig, folder: Path) -> nn.Module:
+    """The network with its weights, in eval mode.
+
+    Raises:
+        ConfigError: the import path does not lead to a callable, or the arguments do not fit.
+        EncoderError: the weights file is missing, damaged, or does not match exactly.
+    """
+    module_name, _, attribute = config.factory.replace(":", ".").rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+        network = factory(**config.args)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"encoder.factory {config.factory} with {config.args}: {error}. Expected an import path such as "
+            "krepes.encoders:MLP, installed or on PYTHONPATH."
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"encoder.factory {config.factory} made a {type(network).__name__}; expected an nn.Module")
+    path = resolve(config.weights, folder)
+    if not path.is_file():
+        raise EncoderError(f"there is no weights file {path}; train the encoder first, or correct encoder.weights")
+    try:
+        network.load_state_dict(load_file(path), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise EncoderError(f"the weights in {path} do not fit {config.factory}: {error}") from error
+    return network.eval()
+
+
+def build_source(config: DataConfig, folder: Path) -> Source:
+    """The samples."""
+    if (config.table is None) == (config.array is None):
+        raise ConfigError("data needs exactly one of 'table' (CSV) and 'array' (.npy)")
+    if config.array is not None:
+        path = resolve(config.array, folder)
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read {path} as .npy: {error}") from error
+        return ArraySource(array[: config.rows])
+    if config.schema_file is None:
+        raise ConfigError("data.schema is missing: the table schema that was saved when the encoder was trained")
+    frame = read_csv(resolve(config.table or "", folder), config.columns, config.skip_lines, config.missing)
+    schema = TableSchema.load(resolve(config.schema_file, folder))
+    if config.label is not None and config.label in schema.slices:
+        raise DataError(f"the schema encodes the label column '{config.label}'; labels never reach the encoder")
+    frame = frame.head(config.rows) if config.rows else frame
+    ids = frame[require_column(frame, config.id)].astype(str).tolist() if config.id else None
+    return TableSource(frame, schema, ids or [f"row-{i}" for i in range(len(frame))])
+
+
+def build_views(config: ViewsConfig, source: Source):
+    """The views' callable."""
+    if config.name == "gaussian":
+        return GaussianNoise(config.std)
+    if config.name == "shift":
+        return ShiftNoise(config.max_shift, config.std, config.contrast)
+    if not isinstance(source, TableSource):
+        raise ConfigError("views scarf replaces a table's features; data is no table. Use gaussian or shift.")
+    return Scarf(source.batch(range(len(source))), list(source.schema.slices.values()), config.rate)
+
+
+def build_auditor(config: Config, network: nn.Module, progress: Progress) -> Auditor:
+    """The auditor, not fitted.
+
+    Raises:
+        ConfigError: a setting of objective, kernel or newton is unknown or out of range.
+    """
+    objective = dict(config.objective)
+    try:
+        chosen = objectives.by_name(str(objective.pop("name", None)), **objective)
+        kernel, newton = NTK(**config.kernel), Newton(**config.newton)
+    except TypeError as error:
+        raise ConfigError(f"objective, kernel or newton: {error}") from error
+    sampler = SAMPLERS[config.landmarks.sampler](m=config.landmarks.m, space=config.landmarks.space)
+    return Auditor(
+        network,
+        chosen,
+        kernel,
+        sampler,
+        newton,
+        config.n_components,
+        config.seed,
+        config.device,
+        getattr(torch, config.dtype),
+        progress=progress,
+    )
