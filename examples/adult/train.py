@@ -1,6 +1,6 @@
 """Train an encoder of the Adult census table without labels, with SCARF views and any of the five objectives.
 
-    KREPES_DATA=/path/to/data python examples/adult/train.py --objective barlow_twins --probe
+KREPES_DATA=/path/to/data python examples/adult/train.py --objective barlow_twins --probe
 """
 
 import argparse
@@ -40,7 +40,9 @@ def main() -> None:
     parser.add_argument("--probe", action="store_true", help="print a linear probe on income (evaluation only)")
     args = parser.parse_args()
     if args.data is None:
-        parser.error("set KREPES_DATA or --data to the folder that holds adult/adult.data (see examples/adult/README.md)")
+        parser.error(
+            "set KREPES_DATA or --data to the folder that holds adult/adult.data (see examples/adult/README.md)"
+        )
 
     torch.manual_seed(args.seed)
     folder = Path(args.data) / "adult"

@@ -1,6 +1,6 @@
 """Train the encoder that ships with krepes: Barlow Twins on scikit-learn's digits.
 
-    python examples/digits/train.py --out src/krepes/assets/digits.safetensors
+python examples/digits/train.py --out src/krepes/assets/digits.safetensors
 """
 
 import argparse

@@ -169,9 +169,7 @@ class Auditor:
         K, f = self._scores(x)
         return influence.signed_contribution(K, self.dA_, f)
 
-    def explain(
-        self, x: Any, top_k: int = 10, by: str = "influence", ids: Sequence[str] | None = None
-    ) -> pd.DataFrame:
+    def explain(self, x: Any, top_k: int = 10, by: str = "influence", ids: Sequence[str] | None = None) -> pd.DataFrame:
         """The top landmarks of each sample.
 
         Args:

@@ -47,7 +47,7 @@ def demo(
             extra=embedded.RECIPE,
         )  # fmt: skip
         if auditor._fit is not None:
-            summarise(auditor, console)
+            summarise(auditor, output, console)
         console.print(f"run folder: {output}\nreport:     {report}", highlight=False, soft_wrap=True, markup=False)
 
 
@@ -80,7 +80,7 @@ def audit(
             extra={"encoder": plain["encoder"], "config_folder": str(folder)},
         )  # fmt: skip
         if auditor._fit is not None:
-            summarise(auditor, console)
+            summarise(auditor, target, console)
         console.print(f"run folder: {target}\nreport:     {report}", highlight=False, soft_wrap=True, markup=False)
 
 

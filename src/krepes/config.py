@@ -16,7 +16,16 @@ from torch import nn
 
 from krepes import objectives
 from krepes.auditor import Auditor
-from krepes.data import ArraySource, GaussianNoise, Scarf, ShiftNoise, Source, TableSchema, TableSource, read_csv
+from krepes.data import (
+    ArraySource,
+    GaussianNoise,
+    Scarf,
+    ShiftNoise,
+    Source,
+    TableSchema,
+    TableSource,
+    read_csv,
+)
 from krepes.data.tables import MISSING, require_column
 from krepes.errors import ConfigError, DataError, EncoderError
 from krepes.kernel.ntk import NTK

@@ -21,7 +21,11 @@ VIEWS = ShiftNoise(max_shift=1, std=0.15, contrast=0.3)
 OBJECTIVE = BarlowTwins(weight=5e-2)
 # where `krepes.load` finds the encoder of a demo run
 RECIPE = {
-    "encoder": {"factory": "krepes.encoders:SmallCNN", "args": ENCODER, "weights": "assets/digits.safetensors"},
+    "encoder": {
+        "factory": "krepes.encoders:SmallCNN",
+        "args": ENCODER,
+        "weights": "assets/digits.safetensors",
+    },
     "config_folder": str(files("krepes")),
 }
 

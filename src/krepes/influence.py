@@ -35,7 +35,12 @@ def signed_contribution(K: Tensor, dA: Tensor, f: Tensor) -> Tensor:
 
 
 def top_table(
-    influence: Tensor, contribution: Tensor, sample_ids: list[str], landmark_ids: list[str], top_k: int, by: str
+    influence: Tensor,
+    contribution: Tensor,
+    sample_ids: list[str],
+    landmark_ids: list[str],
+    top_k: int,
+    by: str,
 ) -> pd.DataFrame:
     """The top_k landmarks of each sample.
 

@@ -55,5 +55,8 @@ class Progress:
         if self.console is not None:
             detail = notes["text"] or (f"{total} samples" if total else "")
             self.console.print(
-                f"{name:<10} {self.timings[name]:6.1f} s  {detail}", highlight=False, soft_wrap=True, markup=False
+                f"{name:<10} {self.timings[name]:6.1f} s  {detail}",
+                highlight=False,
+                soft_wrap=True,
+                markup=False,
             )

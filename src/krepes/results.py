@@ -19,7 +19,6 @@ from torch import nn
 
 import krepes
 from krepes import objectives, pipeline
-from krepes.encoders.frozen import FrozenEncoder
 from krepes.errors import RunFolderError
 from krepes.kernel.ntk import NTK, KernelRows, gradient_map
 from krepes.nystrom import Nystrom

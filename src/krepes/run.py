@@ -12,8 +12,9 @@ from rich.console import Console
 from krepes import influence
 from krepes.auditor import Auditor
 from krepes.data.source import Source
+from krepes.errors import ConfigError
 from krepes.pipeline import BLOCK, Views
-from krepes.report.build import build_report, landmark_rows, number, plane, seeded_subset
+from krepes.report.build import build_report, number, plane, rank_landmarks, seeded_subset
 from krepes.results import RunFolder, save_auditor, write_atomically, write_json
 
 NEIGHBOURS = 10  # landmarks per point in points.parquet
@@ -59,13 +60,13 @@ def run_audit(
         auditor.fit(source, views)
         run.mark("running", "scores")
         with auditor.progress.stage("scores", total=len(source)) as note:
-            write_tables(auditor, source, folder, top_k, note)
+            landmarks = write_tables(auditor, source, folder, top_k, note)
         run.mark("running", "report")
         with auditor.progress.stage("report"):
             trust = auditor.trust_.as_dict()
             write_json(folder / "trust.json", trust)
             chosen = explained_positions(source, explain, auditor.settings.seed)
-            html = build_report(auditor, title, chosen, command, config)
+            html = build_report(auditor, title, chosen, command, config, landmarks)
             write_atomically(folder / "report.html", lambda p: p.write_text(html, encoding="utf-8"))
         save_auditor(auditor, folder, {"config": config, "command": command, **(extra or {})})
     except BaseException as error:
@@ -90,14 +91,12 @@ def explained_positions(source: Source, explain: Sequence[str] | int, seed: int)
     position = {name: i for i, name in enumerate(source.ids)}
     unknown = [e for e in explain if e not in position]
     if unknown:
-        from krepes.errors import ConfigError
-
         raise ConfigError(f"report.explain names unknown samples: {', '.join(map(str, unknown[:5]))}")
     return [position[e] for e in explain]
 
 
-def write_tables(auditor: Auditor, source: Source, folder: Path, top_k: int, note) -> None:
-    """landmarks.parquet, influence.parquet and points.parquet, over every sample, block by block."""
+def write_tables(auditor: Auditor, source: Source, folder: Path, top_k: int, note) -> pd.DataFrame:
+    """landmarks.parquet (returned), influence.parquet and points.parquet, over every sample, block by block."""
     fit, ids = auditor.fit_, auditor.landmark_ids_
     dA, tables, near, f_blocks = fit.dA, [], [], []
     total = {k: torch.zeros(len(ids), dtype=torch.float64, device=dA.device) for k in ("influence", "signed", "size")}
@@ -115,18 +114,11 @@ def write_tables(auditor: Auditor, source: Source, folder: Path, top_k: int, not
         total["size"] += signed.abs().sum(0)
         note(index.stop)
     metadata = source.metadata()
-    landmarks = pd.DataFrame(
-        {
-            "landmark": ids,
-            "row": fit.indices,
-            "norm": dA.norm(dim=1).cpu().numpy(),
-            "mean_influence": (total["influence"] / len(source)).cpu().numpy(),
-            "sign_balance": (total["signed"] / total["size"].clamp_min(1e-300)).cpu().numpy(),
-        }
-    )
+    landmarks = rank_landmarks(auditor, total["influence"] / len(source), total["signed"], total["size"])
+    shown = landmarks
     if metadata is not None:
-        landmarks = landmarks.join(_prefixed(metadata.iloc[fit.indices].reset_index(drop=True)))
-    _parquet(landmarks.sort_values("mean_influence", ascending=False), folder / "landmarks.parquet")
+        shown = landmarks.join(_prefixed(metadata.iloc[landmarks["position"]].reset_index(drop=True)))
+    _parquet(shown, folder / "landmarks.parquet")
     _parquet(pd.concat(tables), folder / "influence.parquet")
     xy = plane(torch.cat(f_blocks).double())
     names = np.asarray(ids, dtype=object)
@@ -136,6 +128,7 @@ def write_tables(auditor: Auditor, source: Source, folder: Path, top_k: int, not
     if metadata is not None:
         points = points.join(_prefixed(metadata.reset_index(drop=True)))
     _parquet(points, folder / "points.parquet")
+    return landmarks
 
 
 def _prefixed(metadata: pd.DataFrame) -> pd.DataFrame:
@@ -146,7 +139,7 @@ def _parquet(table: pd.DataFrame, path: Path) -> None:
     write_atomically(path, lambda p: table.to_parquet(p, index=False))
 
 
-def summarise(auditor: Auditor, console: Console) -> None:
+def summarise(auditor: Auditor, folder: Path, console: Console) -> None:
     """What was found, in a few lines."""
     trust, outcome = auditor.trust_, auditor.outcome_
     colour = {"green": "green", "amber": "yellow", "red": "red"}[trust.verdict]
@@ -154,11 +147,11 @@ def summarise(auditor: Auditor, console: Console) -> None:
         console.print(outcome.message, style="bold red", soft_wrap=True)
     console.print(f"trust: {trust.verdict.upper()}. {trust.sentence}", style=f"bold {colour}", soft_wrap=True)
     for figure in trust.figures:
-        console.print(f"  {figure.verdict:<6} {figure.name:<14} {figure.display} (wanted: {figure.threshold})", highlight=False)
-    source = auditor.source_
-    subset = seeded_subset(len(source), 512, auditor.settings.seed)
-    K = auditor.kernel(source.batch(subset))
-    top = landmark_rows(auditor, K, K @ (auditor.A0_ + auditor.dA_)).head(5)
+        console.print(
+            f"  {figure.verdict:<6} {figure.name:<14} {figure.display} (wanted: {figure.threshold})",
+            highlight=False,
+        )
+    top = pd.read_parquet(folder / "landmarks.parquet").head(5)
     console.print("strongest landmarks (mean influence, balance of attraction and repulsion):", highlight=False)
     for row in top.to_dict("records"):
         line = f"  {row['landmark']:<14} {number(row['mean_influence']):>8}  {row['sign_balance']:+.2f}"

@@ -38,9 +38,7 @@ def lightly_loss(monkeypatch):
     ops.StochasticDepth = torch.nn.Identity
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
     monkeypatch.setitem(sys.modules, "torchvision.ops", ops)
-    yield lambda path: getattr(
-        importlib.import_module(f"lightly.loss.{path.split('.')[0]}"), path.split(".")[1]
-    )
+    yield lambda path: getattr(importlib.import_module(f"lightly.loss.{path.split('.')[0]}"), path.split(".")[1])
     for name in [name for name in sys.modules if name.split(".")[0] == "lightly"]:
         del sys.modules[name]  # what was imported through the bare packages must not outlive the test
 
@@ -57,9 +55,7 @@ def views(request):
 
 
 def assert_same(actual, expected):
-    torch.testing.assert_close(
-        torch.as_tensor(actual, dtype=torch.float64), expected.double(), rtol=1e-10, atol=1e-12
-    )
+    torch.testing.assert_close(torch.as_tensor(actual, dtype=torch.float64), expected.double(), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5])

@@ -51,9 +51,7 @@ def gradient_features(J: Tensor, kind: str) -> Tensor:
     raise ValueError(f"kind must be 'trace' or 'pseudo', not {kind!r}")
 
 
-def ntk(
-    encoder: nn.Module, X: Tensor, Z: Tensor, kind: str = "trace", params: Sequence[str] | None = None
-) -> Tensor:
+def ntk(encoder: nn.Module, X: Tensor, Z: Tensor, kind: str = "trace", params: Sequence[str] | None = None) -> Tensor:
     """Empirical NTK between the samples X and Z: (n, M).
 
     trace: (1/d) tr J(x) J(z)ᵀ.  pseudo: ⟨∇s(x), ∇s(z)⟩ with s = (1/√d) Σ_c f_c.

@@ -23,9 +23,7 @@ def _one_thread():
 def problem(seed: int = 0, scale: float = 1.0) -> oracle.Dense:
     """A kernel of random features: K_mm (6, 6), two views of 9 samples."""
     generator = torch.Generator().manual_seed(seed)
-    landmarks, base, noise = (
-        torch.randn(rows, 8, generator=generator, dtype=torch.float64) for rows in (M, N, 2 * N)
-    )
+    landmarks, base, noise = (torch.randn(rows, 8, generator=generator, dtype=torch.float64) for rows in (M, N, 2 * N))
     a, b = base + 0.3 * noise[:N], base + 0.3 * noise[N:]
     return oracle.Dense(scale * landmarks @ landmarks.T, scale * a @ landmarks.T, scale * b @ landmarks.T, H)
 
@@ -129,9 +127,7 @@ def test_barlow_twins_standardises_as_batch_norm_does():
     F_a, F_b = problem().views(problem().A0)
     a, b = (F.batch_norm(f, None, None, training=True, eps=1e-5) for f in (F_a, F_b))
     C = a.T @ b / N
-    expected = (
-        (C.diagonal() - 1).square().sum() + 5e-3 * C.square().sum() - 5e-3 * C.diagonal().square().sum()
-    )
+    expected = (C.diagonal() - 1).square().sum() + 5e-3 * C.square().sum() - 5e-3 * C.diagonal().square().sum()
     torch.testing.assert_close(oracle.barlow_twins_loss(F_a, F_b), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -150,9 +146,7 @@ def test_newton_step_solves_its_equation(name, ridge):
     damping = 0.1 * oracle.mean_diagonal(dense, G, ridge)
     dA = oracle.newton_step(dense, inner, outer, ridge, damping)
     g = oracle.gradient(inner, outer, dense.A0)
-    left = (G @ dA.reshape(-1)).reshape(dA.shape) + damping * (
-        dA if ridge == "coefficients" else dense.K_mm @ dA
-    )
+    left = (G @ dA.reshape(-1)).reshape(dA.shape) + damping * (dA if ridge == "coefficients" else dense.K_mm @ dA)
     torch.testing.assert_close(left, -g, rtol=1e-8, atol=1e-8 * g.abs().max().item())
 
 

@@ -52,7 +52,11 @@ class ArraySource:
     """
 
     def __init__(
-        self, array: Any, ids: Sequence[str] | None = None, metadata: pd.DataFrame | None = None, kind: str | None = None
+        self,
+        array: Any,
+        ids: Sequence[str] | None = None,
+        metadata: pd.DataFrame | None = None,
+        kind: str | None = None,
     ):
         if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
             raise DataError(f"the array holds {array.dtype} values; expected numbers")

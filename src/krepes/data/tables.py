@@ -22,7 +22,10 @@ MISSING = ("", "?", "NA", "NaN", "nan")
 
 
 def read_csv(
-    path: str | Path, columns: Sequence[str] | None = None, skip_lines: int = 0, missing: Sequence[str] = MISSING
+    path: str | Path,
+    columns: Sequence[str] | None = None,
+    skip_lines: int = 0,
+    missing: Sequence[str] = MISSING,
 ) -> pd.DataFrame:
     """A CSV file as a table: cells stripped, missing tokens missing, columns numeric where every cell is.
 
@@ -178,7 +181,9 @@ class TableSchema:
                     "such cells)"
                 )
             if missing.any() and not column.missing:
-                _warn(f"column '{column.name}' had no missing values when fitted; {int(missing.sum())} are set to its mean")
+                _warn(
+                    f"column '{column.name}' had no missing values when fitted; {int(missing.sum())} are set to its mean"
+                )
             scaled = np.where(missing, 0.0, (numbers - column.mean) / (column.std or 1.0))
             parts = [scaled] + ([missing.astype(float)] if column.missing else [])
             return np.stack(parts, 1).astype(np.float32)

@@ -85,9 +85,7 @@ class Scarf:
     def __call__(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         """A view (B, p)."""
         if batch.ndim != 2 or batch.shape[1] != self.reference.shape[1]:
-            raise DataError(
-                f"Scarf got a batch of shape {tuple(batch.shape)}; expected (B, {self.reference.shape[1]})"
-            )
+            raise DataError(f"Scarf got a batch of shape {tuple(batch.shape)}; expected (B, {self.reference.shape[1]})")
         shape = (len(batch), int(self.group[-1]) + 1)
         corrupt = torch.rand(shape, generator=generator) < self.rate
         donors = torch.randint(len(self.reference), shape, generator=generator)

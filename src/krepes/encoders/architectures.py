@@ -1,5 +1,6 @@
 """Two small built-in encoders."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [n_in, *hidden]
         layers: list[nn.Module] = []
-        for a, b in zip(widths[:-1], widths[1:], strict=True):
+        for a, b in itertools.pairwise(widths):
             layers += [nn.Linear(a, b), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], n_out))
 
@@ -39,7 +40,7 @@ class SmallCNN(nn.Module):
         super().__init__()
         channels = [in_channels, *widths]
         convolutions: list[nn.Module] = []
-        for i, (a, b) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
+        for i, (a, b) in enumerate(itertools.pairwise(channels)):
             convolutions += [nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1), nn.ReLU()]
         self.convolutions = nn.Sequential(*convolutions)
         self.projector = nn.Sequential(nn.Linear(4 * widths[-1], 64), nn.ReLU(), nn.Linear(64, n_out))

@@ -63,8 +63,7 @@ class FrozenEncoder:
             out = self(batch)
         except RuntimeError as error:
             raise EncoderError(
-                f"the encoder cannot process a batch of shape {tuple(batch.shape)} "
-                f"({batch.dtype}): {error}"
+                f"the encoder cannot process a batch of shape {tuple(batch.shape)} ({batch.dtype}): {error}"
             ) from error
         if not isinstance(out, Tensor):
             raise EncoderError(
@@ -98,9 +97,8 @@ class FrozenEncoder:
             hooks = [
                 m.register_forward_hook(
                     lambda _m, _i, out, name=name, seen=seen: (
-                        seen.setdefault(name, out.clone()) if isinstance(out, Tensor) else None
+                        (seen.setdefault(name, out.clone()) if isinstance(out, Tensor) else None) and None
                     )
-                    and None
                 )
                 for name, m in leaves
             ]

@@ -130,9 +130,11 @@ def find_layers(encoder: FrozenEncoder, probe: Tensor) -> list[TappedLayer]:
     calls: dict[str, list[tuple[torch.Size, torch.Size]]] = {}
     handles = [
         m.register_forward_hook(
-            lambda _m, args, out, name=name: calls.setdefault(name, []).append((args[0].shape, out.shape))
-            if args
-            else calls.setdefault(name, []).extend([(torch.Size(), torch.Size())] * 2)
+            lambda _m, args, out, name=name: (
+                calls.setdefault(name, []).append((args[0].shape, out.shape))
+                if args
+                else calls.setdefault(name, []).extend([(torch.Size(), torch.Size())] * 2)
+            )
         )
         for name, m in encoder.module.named_modules()
         if type(m) in (nn.Linear, nn.Conv2d)
@@ -149,7 +151,12 @@ def find_layers(encoder: FrozenEncoder, probe: Tensor) -> list[TappedLayer]:
         own = {k for k, p in m._parameters.items() if p is not None}
         names = [n for n in (f"{name}.{k}".lstrip(".") for k in ("weight", "bias")) if n in selected]
         batched = len(shapes) == 1 and len(shapes[0][0]) > 1 and shapes[0][0][0] == len(probe)
-        if not batched or not own <= {"weight", "bias"} or not names or (isinstance(m, nn.Conv2d) and len(shapes[0][0]) != 4):
+        if (
+            not batched
+            or not own <= {"weight", "bias"}
+            or not names
+            or (isinstance(m, nn.Conv2d) and len(shapes[0][0]) != 4)
+        ):
             continue
         out_shape = shapes[0][1]
         positions = out_shape[1:-1].numel() if isinstance(m, nn.Linear) else out_shape[2:].numel()

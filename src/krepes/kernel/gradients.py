@@ -95,7 +95,7 @@ class GradientMap:
         self.directions = directions.to(encoder.device, encoder.dtype)
         self.layers, self.generic = contractions.plan(encoder, probe)
         self._vmap_works = True
-        self._names = {name: module for name, module in encoder.module.named_modules()}
+        self._names = dict(encoder.module.named_modules())
 
     @property
     def plan(self) -> dict[str, str]:
@@ -104,7 +104,7 @@ class GradientMap:
         for layer in self.layers:
             for name in layer.param_names:
                 kinds[name] = layer.kind
-        return kinds | {name: "generic" for name in self.generic}
+        return kinds | dict.fromkeys(self.generic, "generic")
 
     def features_per_sample(self, sample_shape: torch.Size) -> int:
         """Numbers that one sample's features take, to size blocks of rows."""

@@ -78,9 +78,7 @@ class KernelRows:
         self.tile = max(1, TILE_NUMBERS // per_sample)
         tiles = range(0, len(landmarks), self.tile)
         # landmark features stay in memory when four tiles hold them all; else each pass recomputes them
-        self._kept = (
-            [gradients(landmarks[i : i + self.tile]) for i in tiles] if len(tiles) <= 4 else None
-        )
+        self._kept = [gradients(landmarks[i : i + self.tile]) for i in tiles] if len(tiles) <= 4 else None
         raw, diagonal = self._raw(landmarks, ids)
         self._mean = raw.mean(1)  # k̄(landmark), (M,)
         self._grand_mean = self._mean.mean()
@@ -165,9 +163,7 @@ class KernelColumns:
         per_sample = max(1, self.gradients.features_per_sample(self.pool.shape[1:]))
         self._tile = max(1, TILE_NUMBERS // per_sample)
         starts = range(0, len(self.pool), self._tile)
-        self._kept = (
-            [self.gradients(self.pool[s : s + self._tile]) for s in starts] if len(starts) <= 4 else None
-        )
+        self._kept = [self.gradients(self.pool[s : s + self._tile]) for s in starts] if len(starts) <= 4 else None
         diagonal = torch.cat([f.square_norm() for f in self._tiles()])
         self._mean, self._grand_mean = torch.zeros_like(diagonal), diagonal.new_zeros(())
         if self.settings.center:

@@ -26,8 +26,8 @@ def by_name(name: str, **constants) -> Objective:
 
 
 __all__ = [
-    "BY_NAME",
     "BYOL",
+    "BY_NAME",
     "BarlowTwins",
     "Moments",
     "Objective",

@@ -42,9 +42,7 @@ class BYOL:
         """L(B) with the target, and the predictor, held at B_target (r, h)."""
         P_a, P_b = self._predictors(pairs, B_target)
         return Problem(
-            lambda: [
-                self._term(a, b, B_target, (P_a, P_b), share) for a, b, share in pairs.batches(self.batch_size)
-            ]
+            lambda: [self._term(a, b, B_target, (P_a, P_b), share) for a, b, share in pairs.batches(self.batch_size)]
         )
 
     def _term(self, phi_a: Tensor, phi_b: Tensor, B_target: Tensor, predictors, weight: float) -> Term:
@@ -67,7 +65,10 @@ class BYOL:
     def _predictors(self, pairs: Pairs, B: Tensor):
         """Affine predictors (W (h, h), c (h,)) from each view to the other."""
         h = B.shape[1]
-        eye, zero = torch.eye(h, dtype=B.dtype, device=B.device), torch.zeros(h, dtype=B.dtype, device=B.device)
+        eye, zero = (
+            torch.eye(h, dtype=B.dtype, device=B.device),
+            torch.zeros(h, dtype=B.dtype, device=B.device),
+        )
         if self.predictor == "identity":
             return (eye, zero), (eye, zero)
         f_a, f_b = pairs.phi_a.double() @ B, pairs.phi_b.double() @ B

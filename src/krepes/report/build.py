@@ -26,6 +26,7 @@ def build_report(
     explain: Sequence[int] | None = None,
     command: str | None = None,
     settings: dict[str, Any] | None = None,
+    landmarks: pd.DataFrame | None = None,
 ) -> str:
     """The report of a fitted auditor, one self-contained HTML page.
 
@@ -34,6 +35,7 @@ def build_report(
         explain: positions of the samples to explain; default six, spread by a seeded draw.
         command: how the run was started, for the last section.
         settings: printed as they are; default the auditor's.
+        landmarks: what `rank_landmarks` made of all samples; default: of a seeded subset of 4,000.
     """
     from krepes.results import describe_settings, versions
 
@@ -54,7 +56,7 @@ def build_report(
               "damping": figures.damping_path([t.damping for t in outcome.trials],
                                               [t.gain_ratio for t in outcome.trials], GAIN_RATIO)
               if outcome.trials else None}  # fmt: skip
-    landmarks = landmark_rows(auditor, K, f)
+    landmarks = subset_landmarks(auditor, K, f) if landmarks is None else landmarks
     environment = Environment(
         loader=PackageLoader("krepes", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -97,18 +99,26 @@ def plane(f: Tensor) -> np.ndarray:
     return (points * torch.where(far == 0, 1.0, far)).cpu().numpy()
 
 
-def landmark_rows(auditor, K: Tensor, f: Tensor) -> pd.DataFrame:
-    """Landmarks by mean influence over the given samples: id, position, norm, mean_influence, sign_balance."""
-    dA = auditor.dA_
-    scores = influence.sample_influence(K, dA)
-    signed = influence.signed_contribution(K, dA, f)
+def subset_landmarks(auditor, K: Tensor, f: Tensor) -> pd.DataFrame:
+    """Landmarks ranked over the samples of these kernel rows."""
+    scores = influence.sample_influence(K, auditor.dA_)
+    signed = influence.signed_contribution(K, auditor.dA_, f)
+    return rank_landmarks(auditor, scores.mean(0), signed.sum(0), signed.abs().sum(0))
+
+
+def rank_landmarks(auditor, mean_influence: Tensor, signed: Tensor, size: Tensor) -> pd.DataFrame:
+    """Landmarks by mean influence: rank, landmark, position, norm ‖ΔÃ_l‖, mean_influence, sign_balance.
+
+    Args:
+        mean_influence, signed, size: per landmark (m,): mean influence, Σc and Σ|c| over samples.
+    """
     table = pd.DataFrame(
         {
             "landmark": auditor.landmark_ids_,
             "position": auditor.fit_.indices,
-            "norm": dA.norm(dim=1).cpu().numpy(),
-            "mean_influence": scores.mean(0).cpu().numpy(),
-            "sign_balance": (signed.sum(0) / signed.abs().sum(0).clamp_min(1e-300)).cpu().numpy(),
+            "norm": auditor.dA_.norm(dim=1).cpu().numpy(),
+            "mean_influence": mean_influence.cpu().numpy(),
+            "sign_balance": (signed / size.clamp_min(1e-300)).cpu().numpy(),
         }
     ).sort_values("mean_influence", ascending=False, kind="stable", ignore_index=True)
     table.insert(0, "rank", np.arange(1, len(table) + 1))

@@ -1,0 +1,32 @@
+# make demo: environment and the embedded audit.   make test: environment and all tests.   make lint: style and types.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/ready
+	$(BIN)/krepes demo --overwrite
+
+test: .venv/ready-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# torch first: the pinned version must be there before anything that merely asks for "torch"
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+# lightly is the oracle of the losses' values; without its dependencies, of which torchvision needs another torch
+.venv/ready-dev: .venv/ready
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps lightly
+	touch $@
+
+clean:
+	rm -rf .venv runs
