@@ -83,7 +83,7 @@ class LandmarksConfig(Section):
     """Sampler, number (none: ⌈√n⌉) and the space it works in."""
 
     sampler: Literal["kmeans++", "leverage", "rpcholesky", "uniform"] = "kmeans++"
-    m: int | None = Field(None, ge=1)
+    m: int | None = Field(default=None, ge=1)
     space: Literal["kernel", "input"] = "kernel"
 
 
@@ -91,7 +91,7 @@ class ReportConfig(Section):
     """What the run folder shows: samples explained in the report, landmarks per sample in the tables."""
 
     explain: list[str] | int = 6
-    top_k: int = Field(10, ge=1)
+    top_k: int = Field(default=10, ge=1)
 
 
 class Config(Section):

@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -34,7 +35,7 @@ def digits() -> tuple[Tensor, list[int]]:
     """The 1,797 images (n, 1, 8, 8) in [0, 1], and their classes, which the audit never sees."""
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     images = torch.from_numpy(bunch["images"]).float()[:, None] / 16
     return images, bunch["target"].tolist()
 

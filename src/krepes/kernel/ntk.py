@@ -84,7 +84,7 @@ class KernelRows:
         self._grand_mean = self._mean.mean()
         self._diagonal = self._centred_diagonal(diagonal, self._mean)
         if settings.cosine:
-            dead = self._diagonal <= 1e-14 * diagonal.clamp_min(torch.finfo(torch.float64).tiny)
+            dead = self._diagonal == 0
             if bool(dead.any()):
                 raise LandmarkError(
                     f"{int(dead.sum())} of {len(landmarks)} landmarks have a zero kernel diagonal after centring: the "
@@ -117,14 +117,7 @@ class KernelRows:
             diagonals.append(features.square_norm())
             rows.append(torch.cat([features.inner(z) for z in self._landmark_tiles()], 1))
         raw, diagonal = torch.cat(rows), torch.cat(diagonals)
-        bad = ~(torch.isfinite(diagonal) & torch.isfinite(raw).all(1))
-        if bool(bad.any()):
-            where = bad.nonzero().flatten().tolist()
-            named = ", ".join(ids[i] if ids else str(i) for i in where[:5])
-            raise NonFiniteError(
-                f"gradients of {len(where)} of {len(batch)} samples are not finite: {named}. Look at these samples "
-                "and at the encoder's weights; dtype=torch.float64 helps against overflow."
-            )
+        refuse_non_finite(torch.isfinite(diagonal) & torch.isfinite(raw).all(1), ids)
         return raw, diagonal
 
     def _landmark_tiles(self):
@@ -135,7 +128,9 @@ class KernelRows:
             yield self.gradients(self.landmarks[start : start + self.tile])
 
     def _centred_diagonal(self, diagonal: Tensor, mean: Tensor) -> Tensor:
-        return (diagonal - 2 * mean + self._grand_mean).clamp_min(0) if self.settings.center else diagonal
+        if not self.settings.center:
+            return diagonal
+        return centred_diagonal(diagonal, mean, self._grand_mean, self.gradients.encoder.dtype)
 
     def _finish(self, raw: Tensor, mean: Tensor, diagonal: Tensor) -> Tensor:
         if self.settings.center:
@@ -158,6 +153,7 @@ class KernelColumns:
     gradients: GradientMap
     pool: Tensor
     reference: Tensor
+    ids: list[str] | None = None
 
     def __post_init__(self):
         per_sample = max(1, self.gradients.features_per_sample(self.pool.shape[1:]))
@@ -165,11 +161,12 @@ class KernelColumns:
         starts = range(0, len(self.pool), self._tile)
         self._kept = [self.gradients(self.pool[s : s + self._tile]) for s in starts] if len(starts) <= 4 else None
         diagonal = torch.cat([f.square_norm() for f in self._tiles()])
+        refuse_non_finite(torch.isfinite(diagonal), self.ids)
         self._mean, self._grand_mean = torch.zeros_like(diagonal), diagonal.new_zeros(())
         if self.settings.center:
             self._mean = self._raw_columns(self.reference).mean(1)
             self._grand_mean = self._mean[self.reference].mean()
-            diagonal = (diagonal - 2 * self._mean + self._grand_mean).clamp_min(0)
+            diagonal = centred_diagonal(diagonal, self._mean, self._grand_mean, self.gradients.encoder.dtype)
         self._norm = diagonal.sqrt()
         self.diagonal = (self._norm > 0).double() if self.settings.cosine else diagonal
 
@@ -211,6 +208,24 @@ class LinearColumns:
     def columns(self, chosen: Tensor) -> Tensor:
         """⟨pool, chosen⟩, (pool, |chosen|)."""
         return self._flat @ self._flat[chosen].T
+
+
+def centred_diagonal(diagonal: Tensor, mean: Tensor, grand_mean: Tensor, dtype: torch.dtype) -> Tensor:
+    """k(x,x) − 2k̄(x) + k̄, with zero for what is only the rounding of gradients in `dtype`."""
+    centred = diagonal - 2 * mean + grand_mean
+    return torch.where(centred > (1e-6 if dtype == torch.float32 else 1e-13) * diagonal, centred, 0.0)
+
+
+def refuse_non_finite(good: Tensor, ids: list[str] | None) -> None:
+    """Raise NonFiniteError naming the samples whose gradients are not finite."""
+    if bool(good.all()):
+        return
+    where = (~good).nonzero().flatten().tolist()
+    named = ", ".join(ids[i] if ids else str(i) for i in where[:5])
+    raise NonFiniteError(
+        f"gradients of {len(where)} of {len(good)} samples are not finite: {named}. Look at these samples and at the "
+        "encoder's weights; dtype=torch.float64 helps against overflow."
+    )
 
 
 def gradient_map(settings: NTK, encoder: FrozenEncoder, probe: Tensor) -> GradientMap:

@@ -47,7 +47,7 @@ class Problem:
         """∇L(B) = Σ Jₛᵀ ∇ψ, (r, h)."""
         total = torch.zeros_like(B)
         for t in self.terms():
-            s, pull_back = vjp(t.inner, B)
+            s, pull_back = vjp(t.inner, B)[:2]
             total += t.weight * pull_back(t.outer_gradient(s))[0]
         return total
 
@@ -69,10 +69,10 @@ class _Linearised:
     def __init__(self, term: Term, B: Tensor):
         self.term = term
         self.B = B
-        self.s, self.pull = vjp(term.inner, B)
+        self.s, self.pull = vjp(term.inner, B)[:2]
 
     def __call__(self, V: Tensor) -> Tensor:
-        _, Js_V = jvp(self.term.inner, (self.B,), (V,))  # v → Jv
+        Js_V = jvp(self.term.inner, (self.B,), (V,))[1]  # v → Jv
         H_Js_V = self.term.outer_hessian_product(self.s, Js_V)  # Jv → HJv
         return self.term.weight * self.pull(H_Js_V)[0]  # HJv → JᵀHJv
 

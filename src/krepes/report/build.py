@@ -128,13 +128,14 @@ def rank_landmarks(auditor, mean_influence: Tensor, signed: Tensor, size: Tensor
 def findings(auditor, landmarks: pd.DataFrame) -> list[str]:
     """Plain sentences with their numbers."""
     outcome, m = auditor.outcome_, len(landmarks)
-    share = landmarks["mean_influence"] / max(float(landmarks["mean_influence"].sum()), 1e-300)
+    mean = landmarks["mean_influence"].to_numpy()
+    share = mean / max(mean.sum(), 1e-300)
     tenth = max(1, m // 10)
     size = next(f for f in auditor.trust_.figures if f.name == "step size").value
     return [
         f"The objective moves the representation by {number(size)} of its size; the loss goes from "
         f"{number(outcome.loss_before)} to {number(outcome.loss_after)}.",
-        f"The {tenth} strongest of {m} landmarks carry {share.head(tenth).sum():.0%} of all influence "
+        f"The {tenth} strongest of {m} landmarks carry {share[:tenth].sum():.0%} of all influence "
         f"({tenth / m:.0%} would be an even share).",
         f"The most influential sample is {landmarks['landmark'][0]}, with {share[0] * m:.1f} times the mean influence.",
     ]
@@ -156,7 +157,7 @@ def explained(auditor, chosen: Sequence[int], picture: "_Pictures") -> list[dict
         widest = max([abs(float(c[j])) for j in attract + repel] + [abs(total - shown), 1e-300])
         cells = picture.cells(position)
 
-        def item(j: int, t=t, c=c, cells=cells, widest=widest) -> dict[str, Any]:
+        def item(j: int, t=t, c=c, cells=cells, widest=widest, position=position) -> dict[str, Any]:
             p = auditor.fit_.indices[j]
             theirs = picture.cells(p)
             agrees = {k for k in theirs or {} if cells and theirs and cells.get(k) == theirs[k]}

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -37,7 +38,7 @@ def draw(name: str, label: str, paint: Callable[[Axes], None], size: tuple[float
         label: what the chart shows, for screen readers.
         paint: draws on the axes.
     """
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.hashsalt": name, "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9,
         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
         "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,

@@ -1,0 +1,117 @@
+"""Layer contractions equal the explicit float64 Jacobian, and give way where they do not apply."""
+
+import pytest
+import torch
+from torch import nn
+
+from krepes import NTK
+from krepes.encoders import FrozenEncoder
+from krepes.kernel import KernelRows
+from krepes.kernel.ntk import gradient_map
+from tests.oracles import dense
+
+CONVOLUTIONS = {
+    "stride": {"stride": 2, "padding": 1},
+    "dilation": {"dilation": 2, "padding": (2, 1)},
+    "groups": {"groups": 2},
+    "same": {"padding": "same"},
+    "circular": {"padding": 1, "padding_mode": "circular"},
+    "no bias": {"bias": False},
+}
+
+
+def raw_kernel(encoder: nn.Module, x: torch.Tensor, variant: str = "trace") -> tuple[torch.Tensor, dict[str, str]]:
+    settings = NTK(variant, center=False, cosine=False)
+    gradients = gradient_map(settings, FrozenEncoder(encoder.eval(), dtype=torch.float64), x[:3])
+    return KernelRows(settings, gradients, x).K_mm, gradients.plan
+
+
+@pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys())
+def test_convolution_is_exact(options):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, **options), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    )
+    net, x = net.double(), torch.randn(5, 2, 7, 7, dtype=torch.float64)
+    K, plan = raw_kernel(net, x)
+    assert plan["0.weight"] == "explicit"
+    assert plan["4.weight"] == "factored"
+    torch.testing.assert_close(K, dense.ntk(net, x, x, "trace"), rtol=1e-10, atol=1e-12)
+
+
+def test_linear_over_positions_is_exact():
+    class Sequence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.outer(self.inner(x).tanh().mean(1))
+
+    torch.manual_seed(0)
+    net, x = Sequence().double(), torch.randn(4, 5, 4, dtype=torch.float64)
+    K, plan = raw_kernel(net, x)
+    assert plan["inner.weight"] == "explicit"
+    torch.testing.assert_close(K, dense.ntk(net, x, x, "trace"), rtol=1e-10, atol=1e-12)
+
+
+def test_weight_used_a_second_time_outside_its_layer_goes_through_the_generic_path():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.out(torch.nn.functional.linear(self.layer(x).tanh(), self.layer.weight.T))
+
+    torch.manual_seed(0)
+    net, x = Tied().double(), torch.randn(4, 4, dtype=torch.float64)
+    K, plan = raw_kernel(net, x)
+    assert plan["layer.weight"] == "generic"
+    assert plan["out.weight"] == "factored"
+    torch.testing.assert_close(K, dense.ntk(net, x, x, "trace"), rtol=1e-10, atol=1e-12)
+
+
+def test_in_place_activation_behind_a_layer_changes_nothing():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True), nn.Linear(6, 3)).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    torch.testing.assert_close(raw_kernel(net, x)[0], dense.ntk(net, x, x, "trace"), rtol=1e-10, atol=1e-12)
+
+
+def test_module_that_vmap_cannot_transform_is_exact_all_the_same():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.layer = nn.Parameter(torch.ones(4)), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.layer(x * self.scale * (2.0 if x.sum().item() > 1e9 else 1.0))
+
+    torch.manual_seed(0)
+    net, x = Branching().double(), torch.randn(4, 4, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="one sample at a time"):
+        K, _ = raw_kernel(net, x)
+    torch.testing.assert_close(K, dense.ntk(net, x, x, "trace"), rtol=1e-10, atol=1e-12)
+
+
+def test_sketch_averages_to_the_trace_kernel():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 6)).double(), torch.randn(4, 3, dtype=torch.float64)
+    encoder = FrozenEncoder(net.eval(), dtype=torch.float64)
+    estimates = []
+    for seed in range(300):
+        settings = NTK("sketch", center=False, cosine=False, sketch=4, seed=seed)
+        estimates.append(KernelRows(settings, gradient_map(settings, encoder, x[:3]), x).K_mm)
+    exact = dense.ntk(net, x, x, "trace")
+    spread = torch.stack(estimates).std(0) / 300**0.5
+    assert ((torch.stack(estimates).mean(0) - exact).abs() <= 5 * spread + 1e-12).all()
+
+
+def test_rescale_makes_the_mean_landmark_diagonal_one():
+    torch.manual_seed(0)
+    net, x = nn.Linear(3, 2).double().eval(), torch.randn(6, 3, dtype=torch.float64)
+    settings = NTK(center=False, cosine=False, rescale="mean")
+    rows = KernelRows(settings, gradient_map(settings, FrozenEncoder(net, dtype=torch.float64), x[:3]), x)
+    assert rows.K_mm.diagonal().mean() == pytest.approx(1.0)
+    assert rows.scale == pytest.approx(float(dense.ntk(net, x, x, "trace").diagonal().mean()))

@@ -1,0 +1,182 @@
+"""The command line as a user meets it."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import krepes
+from krepes import run as run_module
+from krepes.cli import app
+from krepes.data import TableSchema
+from krepes.encoders import MLP
+
+OUTPUTS = {
+    "manifest.json", "model.safetensors", "landmarks.parquet", "influence.parquet", "points.parquet", "trust.json",
+    "report.html",
+}  # fmt: skip
+
+
+def krepes_command(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "demo"
+    result = krepes_command("demo", "--output", folder, "--landmarks", 60)
+    assert result.exit_code == 0, result.output
+    return folder, result.output
+
+
+def test_demo_writes_the_run_folder_and_says_where(demo):
+    folder, output = demo
+    assert {p.name for p in folder.iterdir()} == OUTPUTS
+    assert "trust: GREEN" in output
+    assert "report.html" in output
+
+
+def test_demo_report_is_one_offline_file_with_trust_first(demo):
+    html = (demo[0] / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](https?:)?//""", html)
+    assert "<script" not in html
+    assert (
+        html.index("Can this explanation be trusted?") < html.index("Key findings") < html.index("Why is this sample")
+    )
+
+
+def test_demo_run_loads_without_naming_the_encoder(demo):
+    auditor = krepes.load(demo[0])
+    from krepes.demo import digits
+
+    top = auditor.explain(digits()[0][:3], top_k=10, ids=[f"digit-{i:04d}" for i in range(3)])
+    saved = pd.read_parquet(demo[0] / "influence.parquet").head(30)
+    assert top["landmark"].tolist() == saved["landmark"].tolist()
+
+
+def test_a_complete_run_is_not_repeated(demo):
+    result = krepes_command("demo", "--output", demo[0], "--landmarks", 60)
+    assert result.exit_code == 0
+    assert "holds a complete run" in result.output
+
+
+def test_a_folder_of_other_settings_is_refused_with_what_differs(demo):
+    result = krepes_command("demo", "--output", demo[0], "--landmarks", 50)
+    assert result.exit_code == 1
+    assert "these settings differ: landmarks" in result.output
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    """A small audit of a table with missing cells and a category that training did not see."""
+    torch.manual_seed(0)
+    frame = pd.DataFrame(
+        {"age": torch.randint(20, 60, (120,)).tolist(), "job": ["a", "b", "c"] * 40, "income": ["n", "p"] * 60}
+    )
+    schema = TableSchema.fit(frame.head(100), label="income")
+    schema.save(tmp_path / "schema.json")
+    frame["job"] = frame["job"].astype(object)
+    frame.loc[5, "job"], frame.loc[7, "job"] = "?", "<script>alert(1)</script>"
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    save_file(MLP(schema.width, [12], 4).state_dict(), tmp_path / "w.safetensors")
+    config = {
+        "encoder": {
+            "factory": "krepes.encoders:MLP",
+            "args": {"n_in": schema.width, "hidden": [12], "n_out": 4},
+            "weights": "w.safetensors",
+        },
+        "data": {"table": "t.csv", "schema": "schema.json", "label": "income"},
+        "views": {"name": "scarf", "rate": 0.3},
+        "objective": {"name": "vicreg"},
+        "landmarks": {"m": 20},
+        "report": {"explain": ["row-7", "row-5"]},
+        "output": str(tmp_path / "run"),
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path / "c.yaml"
+
+
+def test_audit_of_a_table_shows_raw_units_and_escapes_them(table):
+    result = krepes_command("audit", table, "--quiet")
+    assert result.exit_code == 0, result.output
+    html = (table.parent / "run" / "report.html").read_text()
+    assert "&lt;script&gt;alert(1)" in html
+    assert "<script>alert(1)" not in html
+    assert "missing" in html
+    assert "data.job" in pd.read_parquet(table.parent / "run" / "landmarks.parquet").columns
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("landmark.m=3", "landmark"),
+        ("landmarks.m=-3", "landmarks.m"),
+        ("objective.name=foo", "foo"),
+        ("objective.gamma=1", "gamma"),
+        ("data.table=none.csv", "there is no file"),
+        ("data.label=job", "labels never reach"),
+        ("data.table=${KREPES_NOWHERE}/x.csv", "KREPES_NOWHERE"),
+        ("encoder.weights=none.safetensors", "there is no weights file"),
+        ("encoder.args.n_out=9", "do not fit"),
+        ("report.explain=[nobody]", "nobody"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_named(table, override, message):
+    result = krepes_command("audit", table, "--set", override)
+    assert result.exit_code == 1
+    assert message in re.sub(r"\s+", " ", result.output)
+
+
+def test_interrupted_run_leaves_a_valid_folder_and_the_next_one_says_what_it_found(table, monkeypatch):
+    def interrupt(*_args, **_kw):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "write_tables", interrupt)
+        assert krepes_command("audit", table).exit_code == 130
+    manifest = json.loads((table.parent / "run" / "manifest.json").read_text())
+    assert (manifest["status"], manifest["stage"]) == ("interrupted", "scores")
+    again = krepes_command("audit", table)
+    assert again.exit_code == 0
+    assert "stopped in stage 'scores'" in again.output
+
+
+def test_full_disk_is_said_and_what_was_there_stays(table, monkeypatch):
+    assert krepes_command("audit", table).exit_code == 0
+    before = (table.parent / "run" / "report.html").read_bytes()
+
+    def full(*_args, **_kw):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = krepes_command("audit", table, "--set", f"output={table.parent / 'other'}")
+    assert result.exit_code == 1
+    assert "No space left" in result.output
+    assert (table.parent / "run" / "report.html").read_bytes() == before
+
+
+ADULT = Path(os.environ.get("KREPES_DATA", "/nonexistent")) / "adult"
+
+
+@pytest.mark.skipif(not (ADULT / "adult.data").exists(), reason="KREPES_DATA does not hold adult/adult.data")
+def test_adult_goes_from_csv_to_report(tmp_path):
+    import subprocess
+    import sys
+
+    example = Path(__file__).parents[1] / "examples" / "adult"
+    train = [sys.executable, str(example / "train.py"), "--epochs", "1", "--out", str(tmp_path)]
+    subprocess.run(train, check=True)
+    options = ["data.rows=4000", "landmarks.m=128", f"data.schema={tmp_path}/schema.json"]
+    options += [f"encoder.weights={tmp_path}/barlow_twins.safetensors"]
+    flags = [x for o in options for x in ("--set", o)]
+    result = krepes_command("audit", example / "barlow_twins.yaml", "--output", tmp_path / "run", *flags)
+    assert result.exit_code == 0, result.output
+    assert {p.name for p in (tmp_path / "run").iterdir()} == OUTPUTS
+    assert "Never-married" in (tmp_path / "run" / "report.html").read_text()
