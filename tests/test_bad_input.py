@@ -55,13 +55,12 @@ def test_non_finite_sample_is_named():
 def test_non_finite_gradient_is_named():
     class Root(nn.Module):
         def forward(self, x):
-            return torch.where(x[:, :1] > 0.999, x * float("inf"), x)
+            return x.abs().sqrt()
 
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Linear(5, 8, bias=False), Root(), nn.Linear(8, 3)).eval()
-    encoder[0].weight.data[0] = torch.tensor([1.0, 0, 0, 0, 0])
-    x = X.clamp(-0.9, 0.9)
-    x[23, 0] = 5.0
+    x = X.clone()
+    x[23] = 0.0  # the embedding is finite there, its gradient is not
     with pytest.raises(NonFiniteError, match="23"):
         fit(encoder, x)
 
@@ -86,7 +85,7 @@ def test_collapsed_encoder():
     encoder[0].bias.data.fill_(-1e6)
     with pytest.warns(krepes.errors.KrepesWarning), pytest.raises(LandmarkError, match="collapsed"):
         fit(encoder)
-    with pytest.warns(krepes.errors.KrepesWarning), pytest.raises(LandmarkError, match=r"rank 1.*collapsed"):
+    with pytest.raises(LandmarkError, match=r"rank 1.*collapsed"):
         fit(encoder, kernel=krepes.NTK(center=False, cosine=False))
 
 
