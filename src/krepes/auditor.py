@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -238,8 +239,8 @@ def as_landmarks(wanted: Any) -> Sampler | list[int]:
         if wanted != "sqrt":
             raise ConfigError(f"landmarks={wanted!r}; expected a number, 'sqrt', positions, or a sampler")
         return KMeansPlusPlus()
-    if isinstance(wanted, int):
-        return KMeansPlusPlus(m=wanted)
+    if isinstance(wanted, Integral):
+        return KMeansPlusPlus(m=int(wanted))
     if isinstance(wanted, Sampler):
         return wanted
     positions = [float(i) for i in wanted]

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import RidgeCV
 
 from krepes.data.source import Source
 from krepes.encoders.frozen import FrozenEncoder
@@ -93,6 +92,8 @@ def assess(fit, encoder: FrozenEncoder, source: Source, seed: int) -> TrustGate:
 
 def fidelity(f: torch.Tensor, z: np.ndarray) -> float:
     """R² on held-out samples of z (t, d) predicted linearly from f (t, h); variance-weighted over outputs."""
+    from sklearn.linear_model import RidgeCV  # takes half a second to import, and only this function needs it
+
     x = f.double().cpu().numpy()
     half = len(x) // 2
     if half < 8 or not np.isfinite(x).all():
