@@ -18,7 +18,7 @@ from krepes.errors import EncoderError, KrepesWarning
 from krepes.kernel import contractions
 
 # Columns of an explicit gradient that one float32 product sums; blocks are added in float64. One float32
-# product over 41 million terms loses three digits, blocks of this size keep 1e-7 (docs/benchmarks.md).
+# product over 41 million terms loses three digits, blocks of this size keep 1e-7 (docs/method.md).
 SUM_BLOCK = 65_536
 
 
