@@ -2,6 +2,7 @@
 
 from krepes import errors, objectives
 from krepes.auditor import Auditor
+from krepes.engine import Engine
 from krepes.kernel.ntk import NTK
 from krepes.landmarks import KMeansPlusPlus, LeverageScores, RPCholesky, Uniform
 from krepes.objectives import BYOL, BarlowTwins, SimCLR, SpectralContrastive, VICReg
@@ -15,6 +16,7 @@ __all__ = [
     "NTK",
     "Auditor",
     "BarlowTwins",
+    "Engine",
     "KMeansPlusPlus",
     "LeverageScores",
     "Newton",

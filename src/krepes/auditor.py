@@ -12,13 +12,18 @@ from torch import Tensor, nn
 
 from krepes import influence, objectives, pipeline
 from krepes.audit.trust import TrustGate, assess
-from krepes.data.source import Source, as_source, check_finite
+from krepes.data.source import Source, as_source
+from krepes.data.stream import Views, blocks, check_views, names, read
 from krepes.encoders.frozen import FrozenEncoder
+from krepes.engine import Engine
 from krepes.errors import ConfigError, DataError, NotFittedError
-from krepes.kernel.ntk import NTK
+from krepes.kernel.ntk import NTK, KernelError, gradient_map
 from krepes.landmarks import KMeansPlusPlus, Sampler
 from krepes.progress import Progress
 from krepes.solver import Newton, Outcome
+from krepes.work import Work, key_of
+
+BLOCK = 256  # samples per block of the scores that are returned as one table
 
 
 class Auditor:
@@ -37,6 +42,7 @@ class Auditor:
         dtype: torch.float32 or torch.float64, of the encoder's copy and the gradients.
         rank_tolerance: relative cut of K_mm's eigenvalues; default 1e-7 in float32, 1e-12 in float64.
         progress: reports stages; default quiet.
+        engine: memory budget, precision and feature store; see `krepes.Engine`.
 
     Example:
         >>> auditor = krepes.Auditor(encoder, objective="barlow_twins", landmarks=200)
@@ -64,6 +70,7 @@ class Auditor:
         dtype: torch.dtype = torch.float32,
         rank_tolerance: float | None = None,
         progress: Progress | None = None,
+        engine: Engine | None = None,
     ):
         if dtype not in (torch.float32, torch.float64):
             raise ConfigError(f"dtype={dtype}; expected torch.float32 or torch.float64")
@@ -78,6 +85,7 @@ class Auditor:
             n_components=n_components,
             rank_tolerance=rank_tolerance or (1e-12 if dtype == torch.float64 else 1e-7),
             seed=seed,
+            engine=engine or Engine(),
         )
         self.encoder = FrozenEncoder(encoder, kernel.params, device, dtype)
         self.progress = progress or Progress()
@@ -85,26 +93,54 @@ class Auditor:
         self._source: Source | None = None
 
     # ------------------------------------------------------------------ fit
-    def fit(self, source: Any, views: pipeline.Views) -> "Auditor":
+    def fit(self, source: Any, views: Views, work: str | Path | None = None, work_key: str | None = None) -> "Auditor":
         """Choose landmarks, stream the views once, take the Newton step.
 
         Args:
             source: unlabelled samples: a tensor or array (n, ...), a torch Dataset, or a krepes source.
-            views: a callable (batch, generator) -> batch, called twice per block with its own seeds, or two tensors
-                aligned with the source.
+            views: a callable (batch, generator) -> batch, called twice per block of 256 samples with its own seeds,
+                or two tensors aligned with the source.
+            work: a folder for finished blocks. A later call with the same encoder, samples, views and settings goes
+                on from them, with the result of an uninterrupted run.
+            work_key: what stands for the views in that comparison; default their repr, which for a plain function
+                differs in every process, so that nothing is reused by mistake.
 
         Raises:
             DataError, NonFiniteError: the samples or views are unusable.
             EncoderError: the encoder is not a deterministic function of one sample.
             LandmarkError: too few samples, or the landmarks do not span h dimensions.
+            ConfigError: the memory budget cannot hold one block.
+            RunFolderError: the work folder cannot be written; what is finished stays.
         """
         source = as_source(source)
-        self._fit = pipeline.fit(
-            self.encoder, source, pipeline.check_views(views, source), self.settings, self.progress
-        )
+        views = check_views(views, source)
+        kept = Work() if work is None else Work(Path(work), self._work_key(source, views, work_key))
+        return self.fit_with(source, views, kept)
+
+    def fit_with(self, source: Source, views: Views, work: Work) -> "Auditor":
+        """`fit` with blocks kept in a `Work` whose key the caller has made."""
+        views = check_views(views, source)
+        self._fit = pipeline.fit(self.encoder, source, views, self.settings, self.progress, work)
         self._source = source
         self._trust = None
         return self
+
+    def _work_key(self, source: Source, views: Views, name: str | None) -> str:
+        from krepes.results import describe_settings, versions
+
+        if name is None:
+            pair = [as_source(v).fingerprint() for v in views] if isinstance(views, tuple) else repr(views)
+            name = str(pair)
+        parts = {
+            "settings": describe_settings(self.settings),
+            "encoder": self.encoder.fingerprint(),
+            "data": source.fingerprint(),
+            "device": str(self.encoder.device),
+            "dtype": str(self.encoder.dtype),
+            "versions": versions(),
+            "views": name,
+        }
+        return key_of(parts)
 
     @property
     def fit_(self) -> pipeline.Fit:
@@ -141,9 +177,24 @@ class Auditor:
         return self.fit_.step.outcome
 
     @property
-    def kernel_plan_(self) -> dict[str, str]:
-        """Parameter name ↦ how its gradients are computed: factored, explicit or generic."""
-        return self.fit_.rows.gradients.plan
+    def kernel_plan_(self) -> pd.DataFrame:
+        """How each parameter's gradient is computed and what it costs; see `krepes.kernel.GradientMap.table`."""
+        return self.fit_.rows.gradients.table()
+
+    @property
+    def kernel_error_(self) -> KernelError | None:
+        """Measured error of a projected or lower-precision kernel; None where it is exact."""
+        return self.fit_.kernel_error
+
+    def inspect(self, source: Any) -> tuple[pd.DataFrame, str]:
+        """The kernel's plan and the memory's plan for these samples, before anything is fitted.
+
+        Returns:
+            the table of `kernel_plan_`, and the memory plan as a sentence.
+        """
+        source = as_source(source)
+        gradients = gradient_map(self.settings.kernel, self.encoder, read(source, range(min(3, len(source)))))
+        return gradients.table(), pipeline.planned_memory(self.settings, gradients, len(source)).sentence()
 
     @property
     def trust_(self) -> TrustGate:
@@ -195,6 +246,10 @@ class Auditor:
         signed = influence.signed_contribution(K, self.dA_, f)
         return influence.top_table(scores, signed, names, self.landmark_ids_, top_k, by)
 
+    def represent(self, batch: Tensor) -> Tensor:
+        """f (B, h) of one batch of samples (B, ...), float64, without checks."""
+        return self.fit_.rows(batch)[0] @ (self.fit_.A0 + self.fit_.dA)
+
     def _scores(self, x: Any) -> tuple[Tensor, Tensor]:
         """Kernel rows (t, M) and representations (t, h)."""
         fitted, source = self.fit_, as_source(x)
@@ -202,14 +257,8 @@ class Auditor:
         found = source.batch([0]).shape[1:]
         if found != expected:
             raise DataError(f"samples have shape {tuple(found)}; the auditor was fitted on {tuple(expected)}")
-        blocks = []
-        for start in range(0, len(source), pipeline.BLOCK):
-            index = list(range(start, min(start + pipeline.BLOCK, len(source))))
-            ids = [source.ids[i] for i in index]
-            batch = source.batch(index)
-            check_finite(batch, ids)
-            blocks.append(fitted.rows(batch, ids)[0])
-        K = torch.cat(blocks)
+        parts = [fitted.rows(read(source, b), names(source, b))[0] for b in blocks(range(len(source)), BLOCK)]
+        K = torch.cat(parts)
         return K, K @ (fitted.A0 + fitted.dA)
 
     # ------------------------------------------------------------- keeping
@@ -221,8 +270,8 @@ class Auditor:
 
     def report(self, path: str | Path, title: str = "Audit of a self-supervised encoder") -> Path:
         """Write the report, one offline HTML file."""
+        from krepes.files import write_atomically
         from krepes.report.build import build_report
-        from krepes.results import write_atomically
 
         html = build_report(self, title)
         return write_atomically(Path(path), lambda p: p.write_text(html, encoding="utf-8"))

@@ -84,6 +84,48 @@ def audit(
         console.print(f"run folder: {target}\nreport:     {report}", highlight=False, soft_wrap=True, markup=False)
 
 
+@app.command()
+def inspect(
+    config: Annotated[Path, typer.Argument(help="A YAML configuration file.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting, key.sub=value.")] = None,
+    rows: Annotated[int, typer.Option(help="Rows of the kernel's plan to show.")] = 30,
+) -> None:
+    """Show how the kernel would be computed, and in how much memory, without computing it."""
+    with _errors_in_words():
+        from rich.table import Table
+
+        from krepes.config import build_auditor, build_encoder, build_source, read_config
+        from krepes.engine import in_words
+
+        console = _console(False)
+        settings = read_config(config, set_ or [])
+        folder = config.resolve().parent
+        source = build_source(settings.data, folder)
+        auditor = build_auditor(settings, build_encoder(settings.encoder, folder), _progress(console, True))
+        plan, memory = auditor.inspect(source)
+        table = Table(box=None, pad_edge=False)
+        table.add_column("parameters", overflow="fold")
+        table.add_column("way")
+        for name in ("entries", "positions", "bytes per sample", "operations per kernel entry", "to form a feature"):
+            table.add_column(name, justify="right")
+        table.add_column("why")
+        for row in plan.head(rows).to_dict("records"):
+            table.add_row(
+                row["parameters"], row["way"], f"{row['entries']:,}", f"{row['positions']:,}",
+                in_words(row["numbers"] * 4), f"{row['operations_per_entry']:,.0f}",
+                f"{row['operations_per_sample']:,.0f}", row["why"],
+            )  # fmt: skip
+        console.print(table)
+        if len(plan) > rows:
+            console.print(f"… and {len(plan) - rows} more (--rows)", highlight=False)
+        console.print(
+            f"total: {plan['operations_per_entry'].sum():,.0f} operations per kernel entry, "
+            f"{in_words(float(plan['numbers'].sum()) * 4)} of features per sample, {len(source):,} samples\n"
+            f"memory: {memory}",
+            highlight=False, soft_wrap=True, markup=False,
+        )  # fmt: skip
+
+
 def _progress(console: Console, quiet: bool):
     from krepes.progress import Progress
 

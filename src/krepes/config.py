@@ -27,6 +27,7 @@ from krepes.data import (
     read_csv,
 )
 from krepes.data.tables import MISSING, require_column
+from krepes.engine import Engine
 from krepes.errors import ConfigError, DataError, EncoderError
 from krepes.kernel.ntk import NTK
 from krepes.landmarks import KMeansPlusPlus, LeverageScores, RPCholesky, Uniform
@@ -94,6 +95,14 @@ class ReportConfig(Section):
     top_k: int = Field(default=10, ge=1)
 
 
+class EngineConfig(Section):
+    """Memory budget, precision of the products, and where pairs' features are kept; see `krepes.Engine`."""
+
+    memory: str | int | None = None
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    store: Literal["float32", "float16", "bfloat16", "recompute"] = "float32"
+
+
 class Config(Section):
     """One audit."""
 
@@ -109,6 +118,7 @@ class Config(Section):
     seed: int = 0
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
+    engine: EngineConfig = EngineConfig()
     report: ReportConfig = ReportConfig()
     output: str = "runs/audit"
 
@@ -251,4 +261,5 @@ def build_auditor(config: Config, network: nn.Module, progress: Progress) -> Aud
         config.device,
         getattr(torch, config.dtype),
         progress=progress,
+        engine=Engine(**config.engine.model_dump()),
     )

@@ -1,6 +1,6 @@
 """Nyström features from the landmark kernel, and the principal-component start."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class Nystrom:
     U: Tensor
     eigenvalues: Tensor
     h: int
+    _whitening: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def rank(self) -> int:
@@ -33,9 +34,15 @@ class Nystrom:
         """The first h columns of the identity (r, h)."""
         return torch.eye(self.rank, self.h, dtype=torch.float64, device=self.U.device)
 
-    def features(self, K_m: Tensor) -> Tensor:
-        """φ = Λ^{-1/2} Uᵀ k_m for rows of the kernel (B, M): (B, r)."""
-        return K_m @ (self.U * self.eigenvalues.rsqrt())
+    def features(self, K_m: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """φ = Λ^{-1/2} Uᵀ k_m for rows of the kernel (B, M), computed in `dtype`: (B, r)."""
+        return K_m.to(dtype) @ self.whitening(dtype)
+
+    def whitening(self, dtype: torch.dtype) -> Tensor:
+        """U Λ^{-1/2} (M, r)."""
+        if dtype not in self._whitening:
+            self._whitening[dtype] = (self.U * self.eigenvalues.rsqrt()).to(dtype)
+        return self._whitening[dtype]
 
     def dual(self, B: Tensor) -> Tensor:
         """Ã = U Λ^{-1/2} B, (M, h)."""

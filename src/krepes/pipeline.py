@@ -2,32 +2,35 @@
 
     samples → frozen encoder → kernel → landmarks → Nyström features → moments of the views → Newton step
 
-Scores (`influence.py`) and the audit (`audit/`) read the `Fit` that comes out.
+Scores (`influence.py`) and the audit (`audit/`) read the `Fit` that comes out. Every stage is a sum or a list over
+blocks of samples: memory is set by the block and by m, and finished blocks are kept in the `Work` folder.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from krepes import landmarks as landmark_stage
-from krepes.data.source import Source, check_finite
+from krepes.data.source import Source
+from krepes.data.stream import VIEW_BLOCK, Views, ahead, blocks, make_views, names, paired_views, read, shards
 from krepes.encoders.frozen import FrozenEncoder
-from krepes.errors import ConfigError, DataError, LandmarkError
-from krepes.kernel.ntk import NTK, KernelColumns, KernelRows, LinearColumns, gradient_map
+from krepes.engine import STORES, Engine, MemoryPlan, plan_memory
+from krepes.errors import LandmarkError
+from krepes.features import FeatureStore, Recomputed
+from krepes.kernel.gradients import GradientMap
+from krepes.kernel.ntk import NTK, KernelColumns, KernelError, KernelRows, LinearColumns, gradient_map, kernel_error
 from krepes.landmarks.samplers import Sampler, default_m
 from krepes.nystrom import Nystrom, decompose
 from krepes.objectives import BYOL, Moments, Objective, Problem
 from krepes.objectives.pairs import Pairs
 from krepes.progress import Progress
 from krepes.solver import Newton, Step, solve
+from krepes.work import Work
 
-BLOCK = 256  # samples per block of the stream; the views' seeds hang on it, results on nothing else
 PILOT = 256  # pool members whose mean stands for the landmarks' while landmarks are searched
-
-Views = Callable[[Tensor, torch.Generator], Tensor] | tuple[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Settings:
     n_components: int | None
     rank_tolerance: float
     seed: int
+    engine: Engine = field(default_factory=Engine)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Fit:
         moments: the views' moments over all samples (moment objectives), else None.
         step: ΔB and the outcome.
         A0, dA: dual coefficients (M, h), float64.
+        memory: the plan of the blocks; None for a loaded fit.
+        kernel_error: of a projected or lower-precision kernel; None where it is exact.
     """
 
     indices: list[int]
@@ -63,70 +69,105 @@ class Fit:
     step: Step
     A0: Tensor
     dA: Tensor
+    memory: MemoryPlan | None = None
+    kernel_error: KernelError | None = None
 
 
-def fit(encoder: FrozenEncoder, source: Source, views: Views, settings: Settings, progress: Progress) -> Fit:
-    """Run every stage."""
+def fit(
+    encoder: FrozenEncoder,
+    source: Source,
+    views: Views,
+    settings: Settings,
+    progress: Progress,
+    work: Work | None = None,
+) -> Fit:
+    """Run every stage; blocks that `work` holds are not computed again."""
+    work = work or Work()
+    n = len(source)
     with progress.stage("encoder") as note:
-        probe = read(source, range(min(3, len(source))))
-        gradients = gradient_map(settings.kernel, encoder, probe)
-        kinds = list(gradients.plan.values())
-        note(", ".join(f"{kinds.count(k)} parameters {k}" for k in ("factored", "explicit", "generic") if k in kinds))
+        gradients = gradient_map(settings.kernel, encoder, read(source, range(min(3, n))))
+        h = settings.n_components or encoder.n_outputs or 0
+        memory = planned_memory(settings, gradients, n)
+        note(gradients.summary())
+    progress.say(f"memory     {memory.sentence()}")
 
     with progress.stage("landmarks") as note:
-        indices = choose_landmarks(settings, source, gradients)
-        ids = [source.ids[i] for i in indices]
-        rows = KernelRows(settings.kernel, gradients, read(source, indices), ids)
-        note(f"{len(indices)} of {len(source)} samples")
+        indices = kept_landmarks(settings, source, gradients, work)
+        rows = KernelRows(
+            settings.kernel, gradients, read(source, indices), names(source, indices),
+            memory.tile, memory.keep, settings.engine.precision,
+        )  # fmt: skip
+        error = kernel_error(rows)
+        measured = f"; kernel error {error.raw:.1e} ({error.centred:.1e} centred)" if error else ""
+        note(f"{len(indices)} of {n} samples{measured}")
 
     with progress.stage("nystrom") as note:
-        h = settings.n_components or encoder.n_outputs or 0
         nystrom = decompose(rows.K_mm, h, settings.rank_tolerance)
         note(f"rank {nystrom.rank}, representation in {h} dimensions")
 
-    with progress.stage("views", total=len(source)) as note:
-        stream = view_features(source, views, rows, nystrom, settings.seed, encoder.dtype, note)
+    with progress.stage("views", total=n) as note:
+        stream = Stream(source, views, rows, nystrom, settings, memory, work)
         if settings.objective.streaming:
-            moments, problem = None, streamed_problem(settings, stream, len(source), nystrom)
+            moments, problem = None, streamed_problem(settings, stream, note)
         else:
-            moments = sum_moments(stream)
+            moments = sum_moments(stream, note)
             problem = moment_problem(settings.objective, moments)
 
     with progress.stage("newton") as note:
         generator = torch.Generator().manual_seed(settings.seed)
         step = solve(settings.newton, problem, nystrom.B0, nystrom.eigenvalues, generator, note)
 
-    return Fit(indices, rows, nystrom, moments, step, nystrom.dual(nystrom.B0), nystrom.dual(step.dB))
+    A0, dA = nystrom.dual(nystrom.B0), nystrom.dual(step.dB)
+    return Fit(indices, rows, nystrom, moments, step, A0, dA, memory, error)
 
 
-def read(source: Source, indices: Sequence[int]) -> Tensor:
-    """The samples at these positions, checked to be finite."""
-    batch = source.batch(list(indices))
-    check_finite(batch, [source.ids[i] for i in indices])
-    return batch
+def planned_memory(settings: Settings, gradients: GradientMap, n: int) -> MemoryPlan:
+    """Block sizes for n samples under the engine's budget."""
+    h, m = settings.n_components or gradients.encoder.n_outputs or 0, count_landmarks(settings, n)
+    return plan_memory(settings.engine, gradients, m, h, n, settings.objective.streaming, VIEW_BLOCK)
 
 
-def choose_landmarks(settings: Settings, source: Source, gradients) -> list[int]:
+# -------------------------------------------------------------------- landmarks
+
+
+def count_landmarks(settings: Settings, n: int) -> int:
+    """m, before the landmarks are chosen."""
+    wanted = settings.landmarks
+    m = (wanted.m or default_m(n)) if isinstance(wanted, Sampler) else len(list(wanted))
+    if m > n:
+        raise LandmarkError(f"{m} landmarks are asked for, but there are only {n} samples; expected at most {n}")
+    return m
+
+
+def kept_landmarks(settings: Settings, source: Source, gradients: GradientMap, work: Work) -> list[int]:
+    """The landmarks that an earlier run chose, or new ones."""
+    kept = work.load("landmarks")
+    if kept is not None:
+        return kept["indices"].tolist()
+    indices = choose_landmarks(settings, source, gradients)
+    work.save("landmarks", {"indices": torch.tensor(indices)})
+    return indices
+
+
+def choose_landmarks(settings: Settings, source: Source, gradients: GradientMap) -> list[int]:
     """Positions of the landmarks in the source: ascending, or in the order in which they were given."""
     n, wanted = len(source), settings.landmarks
     if not isinstance(wanted, Sampler):
         return explicit_landmarks(list(wanted), n)
-    m = wanted.m or default_m(n)
-    if m > n:
-        raise LandmarkError(f"{m} landmarks are asked for, but there are only {n} samples; expected at most {n}")
+    m = count_landmarks(settings, n)
     generator = torch.Generator().manual_seed(settings.seed)
     # a seeded pool keeps the search within O(n·√n) however large n is
     pool_size = min(n, max(20 * m, 4096))
     pool = torch.sort(torch.randperm(n, generator=generator)[:pool_size]).values
-    samples = torch.cat([read(source, block.tolist()) for block in pool.split(BLOCK)])
+    if isinstance(wanted, landmark_stage.Uniform):
+        columns = LinearColumns(torch.zeros(pool_size, 1))  # looks at no kernel
+        return pool[landmark_stage.choose(wanted, columns, m, generator)].tolist()
+    samples = torch.cat([read(source, part.tolist()) for part in pool.split(VIEW_BLOCK)])
     if wanted.space == "input":
         columns = LinearColumns(samples)
-    elif isinstance(wanted, landmark_stage.Uniform):
-        columns = LinearColumns(torch.zeros(pool_size, 1))  # looks at no kernel
     else:
         pilot = torch.randperm(pool_size, generator=generator)[:PILOT]
-        ids = [source.ids[i] for i in pool.tolist()]
-        columns = KernelColumns(settings.kernel, gradients, samples, pilot, ids)
+        columns = KernelColumns(settings.kernel, gradients, samples, pilot, names(source, pool.tolist()))
     return pool[landmark_stage.choose(wanted, columns, m, generator)].tolist()
 
 
@@ -143,66 +184,60 @@ def explicit_landmarks(indices: list[int], n: int) -> list[int]:
     return [int(i) for i in indices]
 
 
-def view_features(
-    source: Source, views: Views, rows: KernelRows, nystrom: Nystrom, seed: int, dtype: torch.dtype, note
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Nyström features (B, r) of both views, block by block."""
-    for start in range(0, len(source), BLOCK):
-        indices = range(start, min(start + BLOCK, len(source)))
-        ids = [source.ids[i] for i in indices]
-        pair = []
-        for which, view in enumerate(make_views(source, views, indices, seed)):
-            check_finite(view, ids)
-            K, _ = rows(view, [f"{i} (view {'ab'[which]})" for i in ids])
-            pair.append(nystrom.features(K).to(dtype))
-        yield pair[0], pair[1]
-        note(indices.stop)
+# ------------------------------------------------------------------------ views
 
 
-def make_views(source: Source, views: Views, indices: range, seed: int) -> tuple[Tensor, Tensor]:
-    """Two views of a block: from the callable with one seed per block and view, or from two aligned tensors."""
-    if isinstance(views, tuple):
-        a, b = (torch.as_tensor(v[indices.start : indices.stop]) for v in views)
-        return a, b
-    batch = read(source, indices)
-    out = []
-    for which in (0, 1):
-        # a spread of the three numbers over 63 bits, so that no two blocks share a stream
-        mixed = (seed * 1_000_003 + which) * 2_654_435_761 + indices.start
-        view = views(batch.clone(), torch.Generator().manual_seed(mixed % 2**63))
-        if not isinstance(view, Tensor) or view.shape != batch.shape:
-            got = tuple(view.shape) if isinstance(view, Tensor) else type(view).__name__
-            raise DataError(f"views returned {got} for a batch of shape {tuple(batch.shape)}; expected the same shape")
-        out.append(view)
-    return out[0], out[1]
+@dataclass(frozen=True)
+class Stream:
+    """The views' Nyström features, block by block."""
+
+    source: Source
+    views: Views
+    rows: KernelRows
+    nystrom: Nystrom
+    settings: Settings
+    memory: MemoryPlan
+    work: Work
+
+    @property
+    def device(self) -> torch.device:
+        return self.rows.gradients.encoder.device
+
+    def features(self, part: range) -> Iterator[tuple[range, Tensor, Tensor]]:
+        """Blocks of a part with the features (B, r) of both views."""
+        parts = list(blocks(part, self.memory.block))
+        pairs = ahead((paired_views(self.source, self.views, b, self.settings.seed) for b in parts), self.device)
+        for block, (a, b) in zip(parts, pairs, strict=True):
+            yield block, self._features(a, block, "a"), self._features(b, block, "b")
+
+    def _features(self, view: Tensor, block: range | Sequence[int], which: str) -> Tensor:
+        K, _ = self.rows(view, [f"{i} (view {which})" for i in names(self.source, block)])
+        return self.nystrom.features(K, self.rows.gradients.encoder.dtype)
+
+    def one_view(self, block: range, which: int, inside: Tensor) -> Tensor:
+        """Features of some samples of a view block, from the samples."""
+        view = make_views(self.source, self.views, block, self.settings.seed)[which]
+        return self._features(view[inside.to(view.device)], [block.start + i for i in inside.tolist()], "ab"[which])
 
 
-def check_views(views: Views, source: Source) -> Views:
-    """The views, as a callable or two aligned tensors.
-
-    Raises:
-        ConfigError: views is neither.
-        DataError: a view's shape differs from the samples'.
-    """
-    if callable(views):
-        return views
-    if not isinstance(views, tuple | list) or len(views) != 2:
-        raise ConfigError(
-            f"views is a {type(views).__name__}; expected a callable (batch, generator) -> batch, or two tensors "
-            "aligned with the source"
-        )
-    shape = (len(source), *source.batch([0]).shape[1:])
-    for name, view in zip("ab", views, strict=True):
-        if tuple(view.shape) != shape:
-            raise DataError(f"view {name} has shape {tuple(view.shape)}; the samples have {shape}")
-    return views[0], views[1]
-
-
-def sum_moments(stream: Iterator[tuple[Tensor, Tensor]]) -> Moments:
-    """Moments of all samples from their blocks."""
-    total = Moments.of(*next(stream))
-    for phi_a, phi_b in stream:
-        total = total + Moments.of(phi_a, phi_b)
+def sum_moments(stream: Stream, note) -> Moments:
+    """Moments of all samples from their shards, each kept when it is finished."""
+    total = None
+    for i, shard in enumerate(shards(len(stream.source))):
+        name = f"moments-{i:03d}"
+        kept = stream.work.load(name)
+        if kept is None:
+            part = None
+            for block, phi_a, phi_b in stream.features(shard):
+                part = Moments.of(phi_a, phi_b) if part is None else part.add_(Moments.of(phi_a, phi_b))
+                note(block.stop)
+            assert part is not None
+            stream.work.save(name, part.tensors())
+        else:
+            part = Moments(len(shard), **{k: t.to(stream.device) for k, t in kept.items()})
+        total = part if total is None else total.add_(part)
+        note(shard.stop)
+    assert total is not None
     return total
 
 
@@ -212,13 +247,47 @@ def moment_problem(objective: Any, moments: Moments) -> Callable[[Tensor], Probl
     return lambda B: problem
 
 
-def streamed_problem(settings: Settings, stream, n: int, nystrom: Nystrom) -> Callable[[Tensor], Problem]:
-    """B ↦ the objective on stored features of the pairs, with BYOL's target held at B."""
-    blocks = list(stream)
+def streamed_problem(settings: Settings, stream: Stream, note) -> Callable[[Tensor], Problem]:
+    """B ↦ the objective on the features of the pairs, with BYOL's target held at B."""
+    n = len(stream.source)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(settings.seed))
-    pairs = Pairs(torch.cat([a for a, _ in blocks]), torch.cat([b for _, b in blocks]), order.to(nystrom.U.device))
+    phi_a, phi_b = pair_features(stream, note)
+    pairs = Pairs(phi_a, phi_b, order)
     objective: Any = settings.objective
     if isinstance(objective, BYOL):
         return lambda B: objective.problem(pairs, B)
     problem = objective.problem(pairs)
     return lambda B: problem
+
+
+def pair_features(stream: Stream, note) -> tuple[Any, Any]:
+    """Features of both views: tensors where the budget holds them, else a store on disk, or computed when asked."""
+    n, r = len(stream.source), stream.nystrom.rank
+    dtype, engine = stream.rows.gradients.encoder.dtype, stream.settings.engine
+    if engine.store == "recompute":
+        return Recomputed(n, 0, stream.one_view), Recomputed(n, 1, stream.one_view)
+    in_memory = stream.work.folder is None and 2 * n * r * dtype.itemsize <= stream.memory.budget // 4
+    if in_memory and engine.store == "float32":
+        a, b = (
+            torch.empty(n, r, dtype=dtype, device=stream.device),
+            torch.empty(n, r, dtype=dtype, device=stream.device),
+        )
+        for block, phi_a, phi_b in stream.features(range(n)):
+            a[block.start : block.stop], b[block.start : block.stop] = phi_a, phi_b
+            note(block.stop)
+        return a, b
+    kind = dtype if engine.store == "float32" else STORES[engine.store]
+    stores = [FeatureStore(stream.work.place() / f"features-{v}.bin", n, r, kind) for v in "ab"]
+    for i, shard in enumerate(shards(n)):
+        name = f"features-{i:03d}"
+        kept = stream.work.load(name)
+        if kept is None or kept["crc"].tolist() != [s.crc(shard) for s in stores]:
+            for block, *pair in stream.features(shard):
+                for store, phi in zip(stores, pair, strict=True):
+                    store.write(block, phi)
+                note(block.stop)
+            for store in stores:
+                store.flush()
+            stream.work.save(name, {"crc": torch.tensor([s.crc(shard) for s in stores])})
+        note(shard.stop)
+    return stores[0], stores[1]

@@ -60,3 +60,8 @@ class Progress:
                 soft_wrap=True,
                 markup=False,
             )
+
+    def say(self, text: str) -> None:
+        """One line between stages."""
+        if self.console is not None:
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)

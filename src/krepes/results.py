@@ -1,11 +1,7 @@
 """The run folder: written file by file, atomically, and read back with checks."""
 
-import hashlib
 import json
-import os
 import platform
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,57 +9,20 @@ from typing import Any
 
 import numpy
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 import krepes
 from krepes import objectives, pipeline
+from krepes.engine import Engine
 from krepes.errors import RunFolderError
+from krepes.files import sha256_file, write_atomically, write_json
 from krepes.kernel.ntk import NTK, KernelRows, gradient_map
 from krepes.nystrom import Nystrom
 from krepes.solver import DampingTrial, Newton, Outcome, Status, Step
 
 MANIFEST, MODEL = "manifest.json", "model.safetensors"
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Write beside the target, flush to disk, then rename: a reader never meets half a file.
-
-    Raises:
-        RunFolderError: the disk is full or the folder cannot be written; what stood there stays.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        with temporary.open("rb+") as f:
-            os.fsync(f.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(
-            f"cannot write {path}: {error}. Free space or choose another folder; files written before are intact."
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-    return path
-
-
-def write_json(path: Path, content: Any) -> Path:
-    """JSON, atomically."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=True) + "\n"
-    return write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
-
-
-def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -130,21 +89,25 @@ def _restore_settings(plain: dict[str, Any], indices: list[int]) -> pipeline.Set
         n_components=plain["n_components"],
         rank_tolerance=plain["rank_tolerance"],
         seed=plain["seed"],
+        engine=Engine(**keep(Engine, plain.get("engine", {}))),
     )
 
 
 # ------------------------------------------------------------ save and load
 
 
-def save_auditor(auditor: "krepes.Auditor", folder: Path, extra: dict[str, Any] | None = None) -> Path:
+def save_auditor(
+    auditor: "krepes.Auditor", folder: Path, extra: dict[str, Any] | None = None, prints: dict[str, str] | None = None
+) -> Path:
     """Model and manifest of a fitted auditor.
 
     Args:
         folder: made if needed; one that holds another encoder's or data set's run is refused.
         extra: more entries of the manifest.
+        prints: the fingerprints, where they are known already.
     """
     fit, encoder = auditor.fit_, auditor.encoder
-    prints = {"encoder": encoder.fingerprint(), "data": auditor.source_.fingerprint()}
+    prints = prints or {"encoder": encoder.fingerprint(), "data": auditor.source_.fingerprint()}
     if (folder / MANIFEST).exists():
         refuse_foreign(folder, read_manifest(folder), prints)
     tensors = {
@@ -175,6 +138,8 @@ def save_auditor(auditor: "krepes.Auditor", folder: Path, extra: dict[str, Any] 
         "landmark_positions": fit.indices,
         "landmark_ids": auditor.landmark_ids_,
         "outcome": outcome,
+        "memory": asdict(fit.memory) if fit.memory else None,
+        "kernel_error": asdict(fit.kernel_error) if fit.kernel_error else None,
         "timings_seconds": {k: round(v, 3) for k, v in auditor.progress.timings.items()},
         "sha256": {MODEL: sha256_file(folder / MODEL)},
         **(extra or {}),
@@ -183,13 +148,16 @@ def save_auditor(auditor: "krepes.Auditor", folder: Path, extra: dict[str, Any] 
     return folder
 
 
-def load(folder: str | Path, encoder: nn.Module | None = None) -> "krepes.Auditor":
+def load(
+    folder: str | Path, encoder: nn.Module | None = None, device: str | torch.device | None = None
+) -> "krepes.Auditor":
     """A fitted auditor from a run folder.
 
     Args:
         folder: what `Auditor.save` or `krepes audit` wrote.
         encoder: the audited network in eval mode. It may be left out when the run was made from a configuration
             file, which says how to build it.
+        device: where it computes from now on; default CPU.
 
     Raises:
         RunFolderError: the folder is damaged or incomplete, the encoder is another one, or none is given where
@@ -203,12 +171,12 @@ def load(folder: str | Path, encoder: nn.Module | None = None) -> "krepes.Audito
             f"{manifest.get('stage')!r}); run the same command again"
         )
     try:
-        return _load(folder, manifest, encoder)
+        return _load(folder, manifest, encoder, torch.device(device or "cpu"))
     except (KeyError, TypeError) as error:
         raise RunFolderError(f"{folder / MANIFEST} lacks or misstates {error}; run the audit again") from error
 
 
-def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None) -> "krepes.Auditor":
+def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, device: torch.device) -> "krepes.Auditor":
     if encoder is None:
         if "encoder" not in manifest:
             raise RunFolderError(
@@ -222,6 +190,7 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None) -> 
         raise RunFolderError(f"{folder / MODEL} does not have the checksum in the manifest: it is damaged")
     with safe_open(folder / MODEL, framework="pt") as f:
         tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  safe_open is no dict
+    tensors = {k: t if k == "landmarks" else t.to(device) for k, t in tensors.items()}
     settings = _restore_settings(manifest["settings"], manifest["landmark_positions"])
     auditor = krepes.Auditor(
         encoder,
@@ -231,8 +200,10 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None) -> 
         settings.newton,
         settings.n_components,
         settings.seed,
-        dtype=getattr(torch, manifest["dtype"]),
-        rank_tolerance=settings.rank_tolerance,
+        device,
+        getattr(torch, manifest["dtype"]),
+        settings.rank_tolerance,
+        engine=settings.engine,
     )
     refuse_foreign(folder, manifest, {"encoder": auditor.encoder.fingerprint()})
     probe = tensors["landmarks"][:3]

@@ -4,20 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 from rich.console import Console
 
-from krepes import influence
 from krepes.auditor import Auditor
 from krepes.data.source import Source
+from krepes.data.stream import Views
+from krepes.engine import in_words, peak_resident
 from krepes.errors import ConfigError
-from krepes.pipeline import BLOCK, Views
-from krepes.report.build import build_report, number, plane, rank_landmarks, seeded_subset
-from krepes.results import RunFolder, save_auditor, write_atomically, write_json
+from krepes.files import write_atomically, write_json
+from krepes.report.build import build_report, number, seeded_subset
+from krepes.results import RunFolder, describe_settings, save_auditor, versions
+from krepes.tables import write_tables
+from krepes.work import Work, key_of
 
-NEIGHBOURS = 10  # landmarks per point in points.parquet
+WORK = "work"  # finished blocks inside the run folder, removed when the run is complete
 
 
 def run_audit(
@@ -37,6 +38,8 @@ def run_audit(
 ) -> Path:
     """Fit, score, write everything; the folder's manifest says at any moment how far the run got.
 
+    Blocks that an interrupted run finished are taken from the folder's `work` and not computed again.
+
     Args:
         config: the resolved configuration; a folder of another one is refused.
         extra: more entries of the manifest.
@@ -50,17 +53,24 @@ def run_audit(
         (folder / "manifest.json").unlink()
         for name in OUTPUTS:
             (folder / name).unlink(missing_ok=True)
+        Work(folder / WORK).clear()
     run = RunFolder.open(folder, identity)
     if run.found:
         console.print(run.found, highlight=False, soft_wrap=True, markup=False)
     if run.complete:
         return folder / "report.html"
+    numbers = {"settings": describe_settings(auditor.settings), "device": str(auditor.encoder.device),
+               "dtype": str(auditor.encoder.dtype)}  # fmt: skip
+    key = key_of({**identity, **numbers, "versions": versions()})
+    work = Work(folder / WORK, key)
     try:
         run.mark("running", "fit")
-        auditor.fit(source, views)
+        auditor.fit_with(source, views, work)
         run.mark("running", "scores")
         with auditor.progress.stage("scores", total=len(source)) as note:
-            landmarks = write_tables(auditor, source, folder, top_k, note)
+            landmarks = write_tables(auditor, source, folder, top_k, work, note)
+            if work.reused:
+                note(f"{len(work.reused)} finished blocks of an earlier run used")
         run.mark("running", "report")
         with auditor.progress.stage("report"):
             trust = auditor.trust_.as_dict()
@@ -68,7 +78,11 @@ def run_audit(
             chosen = explained_positions(source, explain, auditor.settings.seed)
             html = build_report(auditor, title, chosen, command, config, landmarks)
             write_atomically(folder / "report.html", lambda p: p.write_text(html, encoding="utf-8"))
-        save_auditor(auditor, folder, {"config": config, "command": command, **(extra or {})})
+        peak = peak_resident()
+        auditor.progress.say(f"memory     peak {in_words(peak)} resident in this process")
+        more = {"config": config, "command": command, "peak_resident_bytes": peak, **(extra or {})}
+        save_auditor(auditor, folder, more, prints)
+        work.clear()
     except BaseException as error:
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
@@ -93,50 +107,6 @@ def explained_positions(source: Source, explain: Sequence[str] | int, seed: int)
     if unknown:
         raise ConfigError(f"report.explain names unknown samples: {', '.join(map(str, unknown[:5]))}")
     return [position[e] for e in explain]
-
-
-def write_tables(auditor: Auditor, source: Source, folder: Path, top_k: int, note) -> pd.DataFrame:
-    """landmarks.parquet (returned), influence.parquet and points.parquet, over every sample, block by block."""
-    fit, ids = auditor.fit_, auditor.landmark_ids_
-    dA, tables, near, f_blocks = fit.dA, [], [], []
-    total = {k: torch.zeros(len(ids), dtype=torch.float64, device=dA.device) for k in ("influence", "signed", "size")}
-    for start in range(0, len(source), BLOCK):
-        index = range(start, min(start + BLOCK, len(source)))
-        K, _ = fit.rows(source.batch(index), [source.ids[i] for i in index])
-        f = K @ (fit.A0 + dA)
-        scores, signed = influence.sample_influence(K, dA), influence.signed_contribution(K, dA, f)
-        names = [source.ids[i] for i in index]
-        tables.append(influence.top_table(scores, signed, names, ids, top_k, "influence"))
-        near.append(torch.topk(scores, min(NEIGHBOURS, len(ids)), dim=1).indices.cpu())
-        f_blocks.append(f.float().cpu())
-        total["influence"] += scores.sum(0)
-        total["signed"] += signed.sum(0)
-        total["size"] += signed.abs().sum(0)
-        note(index.stop)
-    metadata = source.metadata()
-    landmarks = rank_landmarks(auditor, total["influence"] / len(source), total["signed"], total["size"])
-    shown = landmarks
-    if metadata is not None:
-        shown = landmarks.join(_prefixed(metadata.iloc[landmarks["position"]].reset_index(drop=True)))
-    _parquet(shown, folder / "landmarks.parquet")
-    _parquet(pd.concat(tables), folder / "influence.parquet")
-    xy = plane(torch.cat(f_blocks).double())
-    names = np.asarray(ids, dtype=object)
-    points = pd.DataFrame({"id": list(source.ids), "x": xy[:, 0], "y": xy[:, 1]})
-    points["landmarks"] = [list(names[row]) for row in torch.cat(near).numpy()]
-    points["is_landmark"] = np.isin(np.arange(len(source)), fit.indices)
-    if metadata is not None:
-        points = points.join(_prefixed(metadata.reset_index(drop=True)))
-    _parquet(points, folder / "points.parquet")
-    return landmarks
-
-
-def _prefixed(metadata: pd.DataFrame) -> pd.DataFrame:
-    return metadata.add_prefix("data.")
-
-
-def _parquet(table: pd.DataFrame, path: Path) -> None:
-    write_atomically(path, lambda p: table.to_parquet(p, index=False))
 
 
 def summarise(auditor: Auditor, folder: Path, console: Console) -> None:

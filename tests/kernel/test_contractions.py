@@ -55,7 +55,7 @@ def test_linear_over_positions_is_exact():
     torch.testing.assert_close(K, dense.ntk(net, x, x, "trace"), rtol=1e-10, atol=1e-12)
 
 
-def test_weight_used_a_second_time_outside_its_layer_goes_through_the_generic_path():
+def test_weight_used_a_second_time_outside_its_layer_is_exact():
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -67,7 +67,7 @@ def test_weight_used_a_second_time_outside_its_layer_goes_through_the_generic_pa
     torch.manual_seed(0)
     net, x = Tied().double(), torch.randn(4, 4, dtype=torch.float64)
     K, plan = raw_kernel(net, x)
-    assert plan["layer.weight"] == "generic"
+    assert plan["layer.weight"] == "explicit"
     assert plan["out.weight"] == "factored"
     torch.testing.assert_close(K, dense.ntk(net, x, x, "trace"), rtol=1e-10, atol=1e-12)
 
@@ -86,12 +86,15 @@ def test_module_that_vmap_cannot_transform_is_exact_all_the_same():
             self.scale, self.layer = nn.Parameter(torch.ones(4)), nn.Linear(4, 3)
 
         def forward(self, x):
-            return self.layer(x * self.scale * (2.0 if x.sum().item() > 1e9 else 1.0))
+            return self.layer(x.new_tensor(x.tolist()) * self.scale.cos() ** (2 if x.sum().item() > 1e9 else 1))
 
     torch.manual_seed(0)
     net, x = Branching().double(), torch.randn(4, 4, dtype=torch.float64)
+    settings = NTK(center=False, cosine=False, contractions=False)
+    gradients = gradient_map(settings, FrozenEncoder(net.eval(), dtype=torch.float64), x[:3])
+    assert set(gradients.plan.values()) == {"generic"}
     with pytest.warns(UserWarning, match="one sample at a time"):
-        K, _ = raw_kernel(net, x)
+        K = KernelRows(settings, gradients, x).K_mm
     torch.testing.assert_close(K, dense.ntk(net, x, x, "trace"), rtol=1e-10, atol=1e-12)
 
 

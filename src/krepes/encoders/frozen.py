@@ -1,14 +1,14 @@
 """A frozen encoder: a deterministic map from samples to embeddings, sample by sample."""
 
 import copy
-import fnmatch
 import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from krepes.errors import ConfigError, EncoderError
+from krepes.encoders.selection import PLACES, parameters_at, select_parameters
+from krepes.errors import EncoderError
 
 
 class FrozenEncoder:
@@ -17,7 +17,7 @@ class FrozenEncoder:
     Args:
         module: any `nn.Module` that maps (B, ...) to (B, d), in eval mode. It is copied, never changed.
         params: names or `fnmatch` patterns of the parameters that enter the kernel; None means all of them,
-            whether or not they require gradients.
+            whether or not they require gradients; "last_block" and "head" are found by `check`.
         device, dtype: where and in which floating type the copy computes.
 
     Raises:
@@ -37,13 +37,16 @@ class FrozenEncoder:
         refuse_train_mode(module)
         self.dtype = dtype
         self.device = torch.device(device or "cpu")
-        self.module = copy.deepcopy(module).to(device=self.device, dtype=dtype).requires_grad_(False)
+        with torch.no_grad():  # a scripted module's copies would otherwise be computed tensors
+            self.module = copy.deepcopy(module).to(device=self.device, dtype=dtype).requires_grad_(False)
         self.param_names = select_parameters(self.module, params)
+        self._place = params if isinstance(params, str) and params in PLACES else None
         self.n_outputs: int | None = None
 
     def prepare(self, batch: Tensor) -> Tensor:
         """The batch on the encoder's device; floating inputs in its dtype, integer ones (token ids) as they are."""
-        return batch.to(self.device, self.dtype) if batch.is_floating_point() else batch.to(self.device)
+        dtype = self.dtype if batch.is_floating_point() else batch.dtype
+        return batch.to(self.device, dtype, non_blocking=True)
 
     @torch.no_grad()
     def __call__(self, batch: Tensor) -> Tensor:
@@ -88,6 +91,8 @@ class FrozenEncoder:
                 f"(by {float((alone - out[:1]).norm() / scale):.1%}). krepes needs a map of one sample at a time."
             )
         self.n_outputs = out.shape[1]
+        if self._place is not None:
+            self.param_names = parameters_at(self.module, self._place, self.prepare(batch))
 
     def _random_layer(self, batch: Tensor) -> str:
         """The first leaf layer whose output differs between two passes, as a phrase."""
@@ -130,20 +135,3 @@ def refuse_train_mode(module: nn.Module) -> None:
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         raise EncoderError(f"the encoder is in train mode: {shown}. Call encoder.eval() first.")
-
-
-def select_parameters(module: nn.Module, patterns: str | Sequence[str] | None) -> list[str]:
-    """Names of the kernel's parameters, in the module's order (a tied weight counts once)."""
-    names = [name for name, p in module.named_parameters() if p.is_floating_point()]
-    if not names:
-        raise EncoderError("the encoder has no parameters; its neural tangent kernel is zero")
-    if patterns is None:
-        return names
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise ConfigError(
-                f"params={pattern!r} matches none of the {len(names)} parameters; they are named like "
-                f"{', '.join(names[:4])}"
-            )
-    return [n for n in names if any(fnmatch.fnmatch(n, pattern) for pattern in patterns)]

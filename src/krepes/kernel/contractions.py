@@ -1,198 +1,289 @@
-"""Which layers have a closed per-sample gradient, and that gradient: `Linear` and `Conv2d`.
+"""Per-sample gradients of one parameter from what its calls saw: the input a and the gradient g at the output.
 
-A layer qualifies when it is exactly of that type, is called once per forward pass with the batch in front, and owns
-its parameters alone. The plan is then verified on real samples against plain autograd, so that a weight that is also
-used somewhere else cannot go wrong unseen.
+For a linear map at positions t the gradient is G = Σ_t g_t a_tᵀ, so that ⟨G, G'⟩ = Σ_tt' (a_t·a'_t')(g_t·g'_t').
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from krepes.encoders.frozen import FrozenEncoder
+# entries of one intermediate of a factored product over several positions (64 MiB in float32)
+PAIRS = 16 * 2**20
 
 
 @dataclass(frozen=True)
-class TappedLayer:
-    """A layer whose gradient is contracted from its input and the gradient at its output.
+class Layout:
+    """Where the samples are in a tensor.
 
     Attributes:
-        name: the module's name.
-        module: the `Linear` or `Conv2d`.
-        param_names: the parameters that this contraction covers.
-        positions: number of positions per sample (1 for a `Linear` on vectors).
+        dim: the dimension that grows with the batch.
+        k: its entries per sample; above 1 when other dimensions were flattened into it.
+        fastest: whether the samples vary fastest inside it ("T·B" rather than "B·T").
     """
 
-    name: str
-    module: nn.Linear | nn.Conv2d
-    param_names: list[str]
-    weight: bool
-    bias: bool
-    positions: int
+    dim: int
+    k: int
+    fastest: bool = False
+
+    @classmethod
+    def of(cls, two: torch.Size, three: torch.Size) -> "Layout | None":
+        """From a tensor's shapes in batches of two and of three samples; None where that is not clear."""
+        differing = [i for i, (x, y) in enumerate(zip(two, three, strict=False)) if x != y]
+        if len(two) != len(three) or len(differing) != 1:
+            return None
+        i = differing[0]
+        return cls(i, two[i] // 2) if two[i] * 3 == three[i] * 2 else None
+
+    def per_sample(self, t: Tensor, samples: int) -> Tensor:
+        """(B, *shape of one sample), the dimension keeping its place with k entries."""
+        t = t.movedim(self.dim, 0)
+        split = t.unflatten(0, (self.k, samples)).transpose(0, 1) if self.fastest else t.unflatten(0, (samples, self.k))
+        return split.movedim(1, self.dim + 1)
+
+
+@dataclass(frozen=True)
+class Term:
+    """What one call adds to the gradient of a tracked tensor.
+
+    Attributes:
+        call: the call's index on the tape.
+        kind: linear, matmul, conv, embedding (outer products), scale (g∘a) or sum (g alone).
+        key, shape: the tracked tensor.
+        a, g: layouts of operand and output; None for a where it is not needed.
+        constant: the call's output is the encoder's, so that g is the output direction for every sample.
+        positions: T per sample, for outer products.
+        options: of the call.
+    """
+
+    call: int
+    kind: str
+    key: str
+    shape: torch.Size
+    a: Layout | None
+    g: Layout
+    constant: bool = False
+    positions: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def kind(self) -> str:
-        return "factored" if self.positions == 1 and isinstance(self.module, nn.Linear) else "explicit"
+    def numel(self) -> int:
+        return self.shape.numel()
 
-    def width(self, q: int) -> int:
-        """Numbers per sample of the contracted features for q directions."""
-        m = self.module
-        if self.kind == "factored":
-            return (m.in_features + 1) + q * m.out_features if isinstance(m, nn.Linear) else 0
-        return q * (m.weight.numel() * self.weight + m.weight.shape[0] * self.bias)
+    @property
+    def outer(self) -> bool:
+        """Whether the gradient is a sum of outer products over positions."""
+        return self.kind in ("linear", "matmul", "embedding") or (
+            self.kind == "conv" and self.options.get("groups", 1) == 1
+        )
 
-    def contract(self, a: Tensor, g: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Features from the input a (B, *in) and the output gradients g (B, q, *out).
-
-        Returns:
-            the pair (a (B, n_in [+1 for the bias]), g (B, q·n_out)) for one position, else explicit (B, q·p).
-        """
-        if self.kind == "factored":
-            columns = ([a.flatten(1)] if self.weight else []) + ([a.new_ones(len(a), 1)] if self.bias else [])
-            return torch.cat(columns, 1), g.flatten(1)
-        if isinstance(self.module, nn.Linear):
-            g_t = g.flatten(2, -2).transpose(2, 3)  # (B, q, out, T)
-            a_t = a.flatten(1, -2)  # (B, T, in)
-            weight = g_t @ a_t.unsqueeze(1) if self.weight else None  # (B, q, out, in)
-        else:
-            g_t = g.flatten(3)  # (B, q, out, T)
-            weight = conv2d_weight_gradient(self.module, a, g_t) if self.weight else None
-        parts = [] if weight is None else [weight.flatten(2)]
-        if self.bias:
-            parts.append(g_t.sum(3))
-        return torch.cat(parts, 2).flatten(1)
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(n_out, n_in) of the outer products."""
+        if self.kind in ("matmul", "embedding"):
+            return self.shape[1], self.shape[0]
+        return self.shape[0], self.numel // self.shape[0]
 
 
-def conv2d_weight_gradient(conv: nn.Conv2d, a: Tensor, g: Tensor) -> Tensor:
-    """∂⟨w, f⟩/∂W of every sample from unfolded patches: (B, q, C_out, C_in/groups · k_h · k_w).
-
-    Args:
-        a: the input (B, C_in, H, W).
-        g: gradients at the output (B, q, C_out, T).
-    """
-    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-        # the private order is (W left, W right, H top, H bottom), as F.pad wants it
-        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-        a, padding = F.pad(a, conv._reversed_padding_repeated_twice, mode=mode), 0
-    else:
-        padding = conv.padding
-    patches = F.unfold(a, conv.kernel_size, conv.dilation, padding, conv.stride)  # (B, C_in·k·k, T)
-    groups = conv.groups
-    patches = patches.unflatten(1, (groups, -1)).unsqueeze(1)  # (B, 1, groups, C_in/groups·k·k, T)
-    g = g.unflatten(2, (groups, -1))  # (B, q, groups, C_out/groups, T)
-    return (g @ patches.transpose(3, 4)).flatten(2, 3)  # (B, q, C_out, C_in/groups·k·k)
+def output_gradient(term: Term, g: Sequence[Tensor], samples: int) -> Tensor:
+    """The gradients of q directions as (B, q, *shape of one sample); (1, q, …) where they are constant."""
+    if term.constant:
+        return torch.stack(list(g))[None, :, None]
+    parts = [term.g.per_sample(x, samples) for x in g]
+    return parts[0].unsqueeze(1) if len(parts) == 1 else torch.stack(parts, 1)
 
 
-def forward_with_taps(module: nn.Module, names: list[str], batch: Tensor):
-    """One forward pass that keeps the input and the output of the named layers.
-
-    The output is cloned before it goes on, so that an in-place activation behind the layer cannot overwrite it.
+def operands(term: Term, a: Tensor, g: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """The outer products' two sides.
 
     Returns:
-        the output (B, d), and dictionaries name ↦ input, name ↦ output (part of the graph).
+        a (B, T, n_in), or token ids (B, T) of an embedding, and g (B or 1, q, T, n_out).
     """
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
-    handles = []
-    for name in names:
-
-        def tap(_module, args, out, name=name):
-            inputs[name] = args[0].detach()
-            outputs[name] = out if out.requires_grad else out.detach().requires_grad_(True)
-            return outputs[name].clone()
-
-        handles.append(module.get_submodule(name).register_forward_hook(tap))
-    try:
-        with torch.enable_grad():
-            return module(batch), inputs, outputs
-    finally:
-        for handle in handles:
-            handle.remove()
+    assert term.a is not None
+    a = term.a.per_sample(a, samples)
+    if term.kind == "conv":
+        images, k = a.movedim(term.a.dim + 1, 1).flatten(0, 1), term.a.k
+        patches = unfold(images, term.options).unflatten(0, (samples, k))  # (B, k, C·kernel, L)
+        g = g.movedim(term.g.dim + 2, 2).flatten(4)  # (B, q, k, C_out, L)
+        return patches.transpose(2, 3).flatten(1, 2), g.transpose(3, 4).flatten(2, 3)
+    g = g.flatten(2, -2)
+    if term.kind != "embedding":
+        return a.flatten(1, -2), g
+    ids = a.flatten(1)
+    padding = term.options["padding"]
+    return ids, g if padding is None else g * (ids != padding)[:, None, :, None]
 
 
-def plan(encoder: FrozenEncoder, probe: Tensor) -> tuple[list[TappedLayer], list[str]]:
-    """The layers with a contraction, and the names of all other selected parameters.
+def explicit(term: Term, a: Tensor | None, g: Tensor, samples: int) -> Tensor:
+    """The per-sample gradient (B, q, numel).
 
     Args:
-        encoder: the frozen network.
-        probe: samples (B, ...), B ≥ 2, on which the plan is verified.
+        a: the call's operand as recorded.
+        g: (B or 1, q, *shape of one sample), from `output_gradient`.
     """
-    candidates = find_layers(encoder, encoder.prepare(probe))
-    good = verified(encoder, candidates, encoder.prepare(probe)) if candidates else []
-    covered = {name for layer in good for name in layer.param_names}
-    return good, [name for name in encoder.param_names if name not in covered]
+    if term.kind in ("scale", "sum"):
+        if term.kind == "scale":
+            assert a is not None
+            assert term.a is not None
+            a = term.a.per_sample(a, samples)
+            # an operand of fewer dimensions is aligned to the right, like any broadcast
+            g = g * a.reshape(samples, 1, *[1] * (g.ndim - 1 - a.ndim), *a.shape[1:])
+        total = reduce_to(g, term.shape, term.options.get("channel"))
+        return total.expand(samples, -1, -1)
+    assert a is not None
+    if term.kind == "conv" and not term.outer:
+        return grouped_convolution(term, a, g, samples)
+    a, g = operands(term, a, g, samples)
+    if term.kind == "embedding":
+        return scatter_tokens(term, a, g, samples)
+    left, right = (a, g) if term.kind == "matmul" else (g, a)
+    if term.kind == "matmul":
+        return (left.transpose(1, 2).unsqueeze(1) @ right).flatten(2)  # (B, q, in, out)
+    return (left.transpose(2, 3) @ right.unsqueeze(1)).flatten(2)  # (B, q, out, in)
 
 
-def find_layers(encoder: FrozenEncoder, probe: Tensor) -> list[TappedLayer]:
-    """Layers of a known type that are called exactly once, with the batch as first dimension."""
-    calls: dict[str, list[tuple[torch.Size, torch.Size]]] = {}
-    handles = [
-        m.register_forward_hook(
-            lambda _m, args, out, name=name: (
-                calls.setdefault(name, []).append((args[0].shape, out.shape))
-                if args
-                else calls.setdefault(name, []).extend([(torch.Size(), torch.Size())] * 2)
-            )
+def unfold(images: Tensor, options: dict[str, Any]) -> Tensor:
+    """The patches of a convolution: (N, C·kernel, L) of images (N, C, *spatial)."""
+    kernel, stride, padding, dilation = geometry(options)
+    if options["dims"] == 1:
+        images, kernel, stride = images.unsqueeze(2), (1, *kernel), (1, *stride)
+        padding, dilation = ((0, 0), *padding), (1, *dilation)
+    if any(low != high for low, high in padding):
+        images = F.pad(images, [*padding[1], *padding[0]])
+        padding = ((0, 0), (0, 0))
+    if all(n == 1 for n in (*kernel, *stride)) and padding == ((0, 0), (0, 0)):
+        return images.flatten(2)
+    return F.unfold(images, kernel, dilation, tuple(low for low, _ in padding), stride)
+
+
+def geometry(options: dict[str, Any]) -> tuple[tuple, tuple, tuple, tuple]:
+    """kernel, stride, padding ((low, high) per dimension) and dilation of a convolution."""
+    dims, kernel = options["dims"], options["kernel"]
+    stride, dilation = (spread(options.get(name, 1), dims) for name in ("stride", "dilation"))
+    padding = options.get("padding", 0)
+    if padding == "same":  # the odd cell is added at the end, as torch does
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return kernel, stride, tuple((t // 2, t - t // 2) for t in totals), dilation
+    return kernel, stride, tuple((p, p) for p in spread(0 if padding == "valid" else padding, dims)), dilation
+
+
+def spread(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """One number per dimension."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * dims if len(values) == 1 else values
+
+
+def grouped_convolution(term: Term, a: Tensor, g: Tensor, samples: int) -> Tensor:
+    """The gradient (B, q, numel) of a convolution in groups."""
+    assert term.a is not None
+    a, groups = term.a.per_sample(a, samples), term.options["groups"]
+    images, k = a.movedim(term.a.dim + 1, 1).flatten(0, 1), term.a.k
+    patches = unfold(images, term.options).unflatten(0, (samples, k))  # (B, k, C·kernel, L)
+    patches = patches.unflatten(2, (groups, -1)).permute(0, 2, 1, 4, 3).flatten(2, 3)  # (B, groups, k·L, C/groups·k)
+    g = g.movedim(term.g.dim + 2, 2).flatten(4)  # (B, q, k, C_out, L)
+    g = g.unflatten(3, (groups, -1)).permute(0, 1, 3, 4, 2, 5).flatten(4)  # (B, q, groups, C_out/groups, k·L)
+    return (g @ patches.unsqueeze(1)).flatten(2)
+
+
+def scatter_tokens(term: Term, ids: Tensor, g: Tensor, samples: int) -> Tensor:
+    """The gradient (B, q, rows·width) of an embedding's table."""
+    q, width = g.shape[1], g.shape[3]
+    out = g.new_zeros(samples, q, term.options["rows"], width)
+    index = ids[:, None, :, None].expand(samples, q, -1, width)
+    return out.scatter_add_(2, index, g.expand(samples, -1, -1, -1)).flatten(2)
+
+
+def reduce_to(g: Tensor, shape: torch.Size, channel: bool | None) -> Tensor:
+    """g (B, q, *sample) summed to a parameter that was broadcast over it: (B, q, numel).
+
+    Args:
+        channel: the parameter lies along the dimension after the batch (convolution, group and batch
+            normalisation); else it is aligned to the right.
+    """
+    if channel:
+        return g.flatten(4).sum((2, 4)) if g.ndim > 4 else g.sum(2)
+    lead = g.ndim - 2 - len(shape)
+    if lead > 0:
+        g = g.sum(tuple(range(2, 2 + lead)))
+    ones = [i + 2 for i, n in enumerate(shape) if n == 1 and g.shape[i + 2] != 1]
+    if ones:
+        g = g.sum(ones, keepdim=True)
+    return g.flatten(2) if g.ndim > 2 else g.unsqueeze(2)
+
+
+# --------------------------------------------------------------------- features
+
+
+@dataclass(frozen=True)
+class Factored:
+    """Both sides of the outer products of B samples.
+
+    Attributes:
+        a: (B, T, n_in), or token ids (B, T).
+        g: (B, q, T, n_out); (1, …) where it is constant.
+        constant: g is the same for all samples.
+    """
+
+    a: Tensor
+    g: Tensor
+    constant: bool = False
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+    def __getitem__(self, index) -> "Factored":
+        return Factored(self.a[index], self.g if self.constant else self.g[index], self.constant)
+
+    def inner(self, other: "Factored") -> Tensor:
+        """Σ_p Σ_tt' (a_t·a'_t')(g_pt·g'_pt'), (B, B'), in the features' type."""
+        T, S = self.a.shape[1], other.a.shape[1]
+        if T == S == 1 and self.a.ndim == 3:
+            return (self.a[:, 0] @ other.a[:, 0].T).mul_(self.g.flatten(1) @ other.g.flatten(1).T)
+        step = max(1, PAIRS // max(1, len(self) * T * S))
+        return torch.cat([self._pairs(other[i : i + step]) for i in range(0, len(other), step)], 1)
+
+    def _pairs(self, other: "Factored") -> Tensor:
+        shape = (len(self), self.a.shape[1], len(other), other.a.shape[1])
+        total = self.g.new_zeros(shape[0] * shape[1], shape[2] * shape[3])
+        for x, y in zip(self._full().unbind(1), other._full().unbind(1), strict=True):
+            total.addmm_(x.flatten(0, 1), y.flatten(0, 1).T)
+        if self.a.ndim == 2:
+            same = self.a.flatten()[:, None] == other.a.flatten()[None]
+        else:
+            same = self.a.flatten(0, 1) @ other.a.flatten(0, 1).T
+        return total.mul_(same).view(shape).sum((1, 3))
+
+    def _full(self) -> Tensor:
+        return self.g.expand(len(self), -1, -1, -1)
+
+    def square_norm(self) -> Tensor:
+        """‖G‖² per sample (B,), in float64."""
+        if self.a.ndim == 3 and self.a.shape[1] == 1:
+            return self.a.double().square().sum((1, 2)) * self.g.double().square().sum((1, 2, 3))
+        g = self._full().double()
+        pairs = (g @ g.transpose(2, 3)).sum(1)  # (B, T, T)
+        if self.a.ndim == 2:
+            return (pairs * (self.a[:, :, None] == self.a[:, None])).sum((1, 2))
+        a = self.a.double()
+        return (pairs * (a @ a.transpose(1, 2))).sum((1, 2))
+
+    @staticmethod
+    def concatenate(parts: "list[Factored]") -> "Factored":
+        """The features of several batches as one."""
+        constant = parts[0].constant
+        return Factored(
+            torch.cat([p.a for p in parts]), parts[0].g if constant else torch.cat([p.g for p in parts]), constant
         )
-        for name, m in encoder.module.named_modules()
-        if type(m) in (nn.Linear, nn.Conv2d)
-    ]
-    try:
-        encoder(probe)
-    finally:
-        for handle in handles:
-            handle.remove()
-    selected = set(encoder.param_names)
-    layers = []
-    for name, shapes in calls.items():
-        m = encoder.module.get_submodule(name)
-        own = {k for k, p in m._parameters.items() if p is not None}
-        names = [n for n in (f"{name}.{k}".lstrip(".") for k in ("weight", "bias")) if n in selected]
-        batched = len(shapes) == 1 and len(shapes[0][0]) > 1 and shapes[0][0][0] == len(probe)
-        if (
-            not batched
-            or not own <= {"weight", "bias"}
-            or not names
-            or (isinstance(m, nn.Conv2d) and len(shapes[0][0]) != 4)
-        ):
-            continue
-        out_shape = shapes[0][1]
-        positions = out_shape[1:-1].numel() if isinstance(m, nn.Linear) else out_shape[2:].numel()
-        layers.append(
-            TappedLayer(
-                name,
-                m,  # pyright: ignore[reportArgumentType]  the type was checked where the hook was set
-                names,
-                weight=f"{name}.weight".lstrip(".") in selected,
-                bias=f"{name}.bias".lstrip(".") in selected,
-                positions=positions,
-            )
-        )
-    return layers
 
 
-def verified(encoder: FrozenEncoder, layers: list[TappedLayer], probe: Tensor) -> list[TappedLayer]:
-    """Those layers whose contraction equals plain autograd on the probe samples."""
-    from krepes.kernel.gradients import autograd_gradient
-
-    out, inputs, outputs = forward_with_taps(encoder.module, [layer.name for layer in layers], probe)
-    # a fixed direction without symmetry: no output may cancel another one
-    w = torch.cos(torch.arange(1, out.shape[1] + 1, device=out.device, dtype=out.dtype))
-    gradients = torch.autograd.grad((out @ w).sum(), list(outputs.values()), materialize_grads=True)
-    good = []
-    for layer, g in zip(layers, (g.unsqueeze(1) for g in gradients), strict=True):
-        contracted = layer.contract(inputs[layer.name], g)
-        if isinstance(contracted, tuple):
-            a, g1 = contracted
-            dense = (g1.unsqueeze(2) @ a.unsqueeze(1)).flatten(1) if layer.weight else g1
-            if layer.weight and layer.bias:
-                outer = g1.unsqueeze(2) @ a.unsqueeze(1)  # (B, out, in + 1)
-                dense = torch.cat([outer[:, :, :-1].flatten(1), outer[:, :, -1]], 1)
-            contracted = dense
-        exact = torch.stack([autograd_gradient(encoder.module, layer.param_names, x, w[None]) for x in probe])
-        tolerance = 1e-3 if encoder.dtype != torch.float64 else 1e-9
-        if torch.linalg.vector_norm(contracted - exact) <= tolerance * torch.linalg.vector_norm(exact) + 1e-30:
-            good.append(layer)
-    return good
+def positions_of(kind: str, g_shape: torch.Size, layout: Layout, options: dict[str, Any]) -> int:
+    """T of a call's outer products, from the output's shape."""
+    shape = list(g_shape)
+    shape[layout.dim] = layout.k
+    if kind == "conv":
+        return layout.k * math.prod(shape[2:])
+    return math.prod(shape[:-1])

@@ -1,21 +1,26 @@
-"""Per-sample gradients of an encoder, kept factored wherever a layer allows it.
+"""Per-sample gradients of an encoder, kept factored wherever that is cheaper.
 
-For an output direction w the gradient feature of a sample is g(x) = ∇θ ⟨w, f(x)⟩; q directions give q of them.
-A `Linear` layer with one position has ∇W = g aᵀ, so ⟨g aᵀ, g' a'ᵀ⟩ = (a·a')(g·g') and the gradient is never formed.
-With several positions (convolutions, sequences) the gradient Σ_t g_t a_tᵀ is formed per layer.
-Every other parameter goes through `torch.func`, one sample at a time: exact for any module.
+For an output direction w the gradient feature of a sample is g(x) = ∇θ ⟨w, f(x)⟩; q directions give q of them. One
+forward pass and q backward passes over a batch give every layer's input and output gradient, from which the planned
+pieces are contracted; parameters that no call shows go through `torch.func`, one sample at a time.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from krepes.encoders.frozen import FrozenEncoder
+from krepes.encoders.selection import parameter
 from krepes.errors import EncoderError, KrepesWarning
-from krepes.kernel import contractions
+from krepes.kernel import plan, tape
+from krepes.kernel.contractions import Factored, operands, output_gradient
+from krepes.kernel.projection import Projections, weight_alone
 
 # Columns of an explicit gradient that one float32 product sums; blocks are added in float64. One float32
 # product over 41 million terms loses three digits, blocks of this size keep 1e-7 (docs/method.md).
@@ -24,60 +29,64 @@ SUM_BLOCK = 65_536
 
 @dataclass(frozen=True)
 class GradientFeatures:
-    """Gradient features of B samples: a list of factored pairs and explicit blocks, one per layer.
+    """Gradient features of B samples: factored pairs and explicit blocks.
 
     Attributes:
-        factored: pairs (a (B, n_in), g (B, q·n_out)); the inner product is (a·a')(g·g').
-        explicit: per-layer gradients (B, q·p_layer).
+        factored: outer products kept as their two sides.
+        explicit: gradients (B, columns), several small parameters in one block.
     """
 
-    factored: list[tuple[Tensor, Tensor]]
+    factored: list[Factored]
     explicit: list[Tensor]
 
     def __len__(self) -> int:
-        return len(self.factored[0][0] if self.factored else self.explicit[0])
+        return len(self.factored[0] if self.factored else self.explicit[0])
 
     def inner(self, other: "GradientFeatures") -> Tensor:
         """All inner products (B, B'), summed over layers in float64."""
         total = torch.zeros(len(self), len(other), dtype=torch.float64, device=self._any().device)
-        for (a, g), (b, k) in zip(self.factored, other.factored, strict=True):
-            total += (a @ b.T).double() * blocked_product(g, k)
+        for a, b in zip(self.factored, other.factored, strict=True):
+            total += a.inner(b)
         for e, o in zip(self.explicit, other.explicit, strict=True):
-            total += blocked_product(e, o)
+            add_product(total, e, o)
         return total
 
     def square_norm(self) -> Tensor:
         """‖g(x)‖² per sample (B,), the kernel's diagonal, in float64."""
         total = torch.zeros(len(self), dtype=torch.float64, device=self._any().device)
-        for a, g in self.factored:
-            total += a.double().square().sum(1) * g.double().square().sum(1)
+        for f in self.factored:
+            total += f.square_norm()
         for e in self.explicit:
             total += torch.linalg.vector_norm(e, dim=1, dtype=torch.float64).square()
         return total
 
+    def lowered(self, shift: list[Tensor] | None, dtype: torch.dtype) -> "GradientFeatures":
+        """Explicit blocks minus a shift, in another floating type; factored pairs as they are."""
+        moved = self.explicit if shift is None else [e - s for e, s in zip(self.explicit, shift, strict=True)]
+        return GradientFeatures(self.factored, [e.to(dtype) for e in moved])
+
     def __getitem__(self, index) -> "GradientFeatures":
-        return GradientFeatures([(a[index], g[index]) for a, g in self.factored], [e[index] for e in self.explicit])
+        return GradientFeatures([f[index] for f in self.factored], [e[index] for e in self.explicit])
 
     @staticmethod
     def concatenate(parts: list["GradientFeatures"]) -> "GradientFeatures":
         """The features of several batches as one."""
-        factored = [
-            (torch.cat([p.factored[i][0] for p in parts]), torch.cat([p.factored[i][1] for p in parts]))
-            for i in range(len(parts[0].factored))
-        ]
+        factored = [Factored.concatenate([p.factored[i] for p in parts]) for i in range(len(parts[0].factored))]
         explicit = [torch.cat([p.explicit[i] for p in parts]) for i in range(len(parts[0].explicit))]
         return GradientFeatures(factored, explicit)
 
     def _any(self) -> Tensor:
-        return self.factored[0][0] if self.factored else self.explicit[0]
+        return self.factored[0].a if self.factored else self.explicit[0]
 
 
-def blocked_product(e: Tensor, o: Tensor) -> Tensor:
-    """E Oᵀ in float64 (B, B'), from products over `SUM_BLOCK` columns in the tensors' own type."""
-    total = torch.zeros(len(e), len(o), dtype=torch.float64, device=e.device)
+def add_product(total: Tensor, e: Tensor, o: Tensor) -> None:
+    """Add E Oᵀ to a float64 matrix (B, B'), from products over `SUM_BLOCK` columns in the tensors' own type."""
     for start in range(0, e.shape[1], SUM_BLOCK):
-        total += (e[:, start : start + SUM_BLOCK] @ o[:, start : start + SUM_BLOCK].T).double()
-    return total
+        x, y = e[:, start : start + SUM_BLOCK], o[:, start : start + SUM_BLOCK]
+        if x.dtype == torch.bfloat16 and x.is_cuda:
+            total += torch.mm(x, y.T, out_dtype=torch.float32)
+        else:
+            total += x @ y.T
 
 
 class GradientMap:
@@ -86,67 +95,146 @@ class GradientMap:
     Args:
         encoder: the frozen network.
         directions: (q, d); the kernel is Σ_p ⟨∇θ⟨w_p, f(x)⟩, ∇θ⟨w_p, f(x')⟩⟩.
-        probe: a few samples (B, ...) on which every layer contraction is verified against plain autograd. A layer
-            that disagrees (a weight used elsewhere too, a custom forward) goes through the generic path.
+        probe: a few samples (B, ...) on which every piece of the plan is verified against plain autograd.
+        project: numbers per parameter and direction above which a gradient is randomly projected; None: exact.
+        seed: of the projections.
+        contractions: False sends every parameter through `torch.func`.
     """
 
-    def __init__(self, encoder: FrozenEncoder, directions: Tensor, probe: Tensor):
+    def __init__(
+        self,
+        encoder: FrozenEncoder,
+        directions: Tensor,
+        probe: Tensor,
+        project: int | None = None,
+        seed: int = 0,
+        contractions: bool = True,
+    ):
         self.encoder = encoder
         self.directions = directions.to(encoder.device, encoder.dtype)
-        self.layers, self.generic = contractions.plan(encoder, probe)
+        self.project = project
+        q = len(self.directions)
+        if contractions:
+            pieces, others = plan.make(encoder, probe, q, project)
+        else:
+            pieces, others = [], dict.fromkeys(encoder.param_names, "generic: contractions=False")
+        seen = tape.record(encoder.module, encoder.param_names, encoder.prepare(probe)) if contractions else None
+        self._activations = seen.numbers // len(probe) if seen else 0
+        self._signature = [(c.kind, c.tracked) for c in seen.calls] if seen else []
+        self.pieces = [part for piece in pieces for part in weight_alone(piece)]
+        self.others = others
+        self.generic = [n for n in encoder.param_names if others.get(n, "").startswith("generic")]
+        if not self.pieces and not self.generic:
+            raise EncoderError(
+                "the encoder's output does not depend differentiably on its parameters (is its forward under "
+                "torch.no_grad or detached?)"
+            )
+        self.batched = q > 1
         self._vmap_works = True
-        self._names = dict(encoder.module.named_modules())
+        self._projections = Projections(seed, encoder.device, encoder.dtype)
 
     @property
     def plan(self) -> dict[str, str]:
-        """Parameter name ↦ how its gradient is computed: 'factored', 'explicit' or 'generic'."""
-        kinds = {}
-        for layer in self.layers:
-            for name in layer.param_names:
-                kinds[name] = layer.kind
-        return kinds | dict.fromkeys(self.generic, "generic")
+        """Parameter name ↦ how its gradient is computed: factored, explicit, projected, generic or unused."""
+        kinds = {n: why.partition(":")[0] for n, why in self.others.items()}
+        for piece in self.pieces:
+            for name in piece.names:
+                kinds[name] = piece.way
+        return {n: kinds[n] for n in self.encoder.param_names}
 
-    def features_per_sample(self, sample_shape: torch.Size) -> int:
+    def features_per_sample(self) -> int:
         """Numbers that one sample's features take, to size blocks of rows."""
         q = len(self.directions)
-        generic = sum(self.encoder.module.get_parameter(n).numel() for n in self.generic)
-        return q * generic + sum(layer.width(q) for layer in self.layers)
+        generic = sum(parameter(self.encoder.module, n).numel() for n in self.generic)
+        return q * min(generic, self.project or generic) + sum(p.numbers(q) for p in self.pieces)
+
+    def activation_bytes(self) -> int:
+        """Bytes per sample of the forward and backward passes, from above: every intermediate, once per direction."""
+        size = torch.finfo(self.encoder.dtype).bits // 8
+        parameters = sum(parameter(self.encoder.module, n).numel() for n in self.generic)
+        return size * (self._activations * (1 + (len(self.directions) if self.batched else 1)) + 2 * parameters)
+
+    def table(self) -> pd.DataFrame:
+        """The plan, one row per block of parameters, dearest first.
+
+        Returns:
+            columns parameters, way, entries (of the gradient), positions (per sample, of outer products), numbers
+            (kept per sample), operations_per_entry (of the kernel), operations_per_sample (to form the feature,
+            beyond the forward and backward passes), why (of the generic ones).
+        """
+        q, rows = len(self.directions), []
+        for p in self.pieces:
+            rows.append(
+                (", ".join(p.names), p.way, p.numel, p.terms[0].positions, p.numbers(q), p.pair_operations(q),
+                 p.forming_operations(q), "")
+            )  # fmt: skip
+        for name, why in self.others.items():
+            size = parameter(self.encoder.module, name).numel()
+            way, _, reason = why.partition(": ")
+            used = size * q if way == "generic" else 0
+            rows.append((name, way, size, 1, used, 2.0 * used, float(used), reason))
+        columns = ["parameters", "way", "entries", "positions", "numbers", "operations_per_entry",
+                   "operations_per_sample", "why"]  # fmt: skip
+        table = pd.DataFrame(rows, columns=pd.Index(columns))
+        return table.sort_values("operations_per_entry", ascending=False, kind="stable", ignore_index=True)
+
+    def summary(self) -> str:
+        """How the parameters' gradients are computed, in a line; what is generic is named."""
+        ways = list(self.plan.values())
+        kinds = ("factored", "explicit", "projected", "generic", "unused")
+        counts = ", ".join(f"{ways.count(k)} {k}" for k in kinds if k in ways)
+        slow = [f"{n} ({self.others[n].partition(': ')[2]})" for n in self.generic]
+        named = f"; generic: {', '.join(slow[:3])}{' …' if len(slow) > 3 else ''}" if slow else ""
+        return f"gradients of {len(ways)} parameters: {counts}{named}"
 
     def __call__(self, batch: Tensor) -> GradientFeatures:
         """Gradient features of a batch (B, ...)."""
         batch = self.encoder.prepare(batch)
-        factored, explicit = self._tapped(batch) if self.layers else ([], [])
+        factored, formed = self._contracted(batch) if self.pieces else ([], [])
         if self.generic:
-            explicit = [*explicit, self._generic_gradients(batch)]
-        return GradientFeatures(factored, explicit)
+            formed.append(self._generic_gradients(batch).flatten(1))
+        return GradientFeatures(factored, pack(formed))
 
-    def _tapped(self, batch: Tensor) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
-        """One forward pass with taps on the planned layers, then q backward passes."""
-        taps = [layer.name for layer in self.layers]
-        out, inputs, outputs = contractions.forward_with_taps(self.encoder.module, taps, batch)
-        gradients: list[list[Tensor]] = []
-        for p, w in enumerate(self.directions):
-            gradients.append(
-                list(
-                    torch.autograd.grad(
-                        (out @ w).sum(),
-                        [outputs[n] for n in taps],
-                        retain_graph=p + 1 < len(self.directions),
-                        materialize_grads=True,
-                    )
-                )
+    def _contracted(self, batch: Tensor) -> tuple[list[Factored], list[Tensor]]:
+        """One taped forward pass, q backward passes, then every piece."""
+        recording = tape.record(self.encoder.module, self.encoder.param_names, batch)
+        self._same_path(recording, len(batch))
+        needed = {t.call for p in self.pieces for t in p.terms}
+        g, self.batched = gradients_at(recording, self.directions, self.batched, needed)
+        factored, formed = [], []
+        for piece in self.pieces:
+            if piece.way == "explicit" or len(piece.projection) == 1:
+                gradient = plan.piece_gradient(piece, recording, self.encoder.module, g, len(batch))
+                formed.append(self._projections.fold(piece, gradient) if piece.projection else gradient)
+                formed[-1] = formed[-1].flatten(1)
+                continue
+            head = piece.terms[0]
+            call = recording.calls[head.call]
+            assert isinstance(call.a, Tensor)
+            g_head = output_gradient(head, g[head.call], len(batch))
+            if piece.way == "projected":
+                formed.append(self._projections.outer(piece, call.a, g_head, len(batch)).flatten(1))
+                continue
+            a, g_t = operands(head, call.a, g_head, len(batch))
+            if piece.bias:
+                a = torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
+            factored.append(Factored(a, g_t, head.constant))
+        return factored, [f.detach() for f in formed]
+
+    def _same_path(self, recording: tape.Recording, samples: int) -> None:
+        """Refuse a batch whose calls are not the planned ones, each over all samples."""
+        same = [(c.kind, c.tracked) for c in recording.calls] == self._signature
+        terms = [t for p in self.pieces for t in p.terms] if same else []
+        if not same or any(recording.calls[t.call].shape[t.g.dim] != samples * t.g.k for t in terms):
+            raise EncoderError(
+                "the encoder takes another path through its layers for some batches (data-dependent branches or "
+                "routing); use NTK(..., contractions=False), which goes sample by sample"
             )
-        factored, explicit = [], []
-        for i, layer in enumerate(self.layers):
-            g = torch.stack([per_direction[i] for per_direction in gradients], 1)  # (B, q, *out)
-            result = layer.contract(inputs[layer.name], g)
-            (factored if isinstance(result, tuple) else explicit).append(result)
-        return factored, explicit
 
     def _generic_gradients(self, batch: Tensor) -> Tensor:
-        """Explicit gradients (B, q·p) of the parameters without a contraction."""
+        """Gradients (B, q, p) of the parameters without a piece; folded to `project` numbers if that is smaller."""
         module = self.encoder.module
-        chosen = {n: module.get_parameter(n) for n in self.generic}
+        chosen = {n: parameter(module, n) for n in self.generic}
 
         def one_sample(x: Tensor) -> Tensor:
             def encode(values: dict[str, Tensor]) -> Tensor:
@@ -154,11 +242,13 @@ class GradientMap:
 
             pull_back = vjp(encode, chosen)[1]
             (gradient,) = vmap(pull_back)(self.directions)
-            return torch.cat([gradient[n].flatten(1) for n in self.generic], 1).flatten()  # (q·p,)
+            return torch.cat([gradient[n].flatten(1) for n in self.generic], 1)  # (q, p)
 
         if self._vmap_works:
             try:
-                return vmap(one_sample, chunk_size=32)(batch)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "There is a performance drop")
+                    return self._folded(vmap(one_sample, chunk_size=32)(batch))
             except (RuntimeError, NotImplementedError, ValueError) as error:
                 self._vmap_works = False
                 reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
@@ -168,15 +258,71 @@ class GradientMap:
                     KrepesWarning,
                     stacklevel=2,
                 )
-        return torch.stack([autograd_gradient(module, self.generic, x, self.directions) for x in batch])
+        rows = torch.stack([autograd_gradient(module, self.generic, x, self.directions) for x in batch])
+        return self._folded(rows.unflatten(1, (len(self.directions), -1)))
+
+    def _folded(self, gradient: Tensor) -> Tensor:
+        if self.project is None or gradient.shape[2] <= self.project:
+            return gradient
+        piece = plan.Piece(tuple(self.generic), (), "projected", True, None, gradient.shape[2], (self.project,))
+        return self._projections.fold(piece, gradient)
+
+
+def pack(formed: list[Tensor]) -> list[Tensor]:
+    """Small blocks side by side, as one product costs less than many small ones."""
+    small = [f for f in formed if f.shape[1] < SUM_BLOCK]
+    large = [f for f in formed if f.shape[1] >= SUM_BLOCK]
+    return large + ([torch.cat(small, 1) if len(small) > 1 else small[0]] if small else [])
+
+
+def gradients_at(
+    recording: tape.Recording, directions: Tensor, batched: bool, needed: set[int]
+) -> tuple[dict[int, Sequence[Tensor]], bool]:
+    """`backward`, all directions at once if the network's operations allow it, and whether they did."""
+    if batched:
+        try:
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                found = backward(recording, directions, True, needed)
+            return found, not any("performance drop" in str(w.message) for w in seen)
+        except RuntimeError as error:
+            if "out of memory" in str(error).lower():
+                raise
+    return backward(recording, directions, False, needed), False
+
+
+def backward(
+    recording: tape.Recording, directions: Tensor, batched: bool, needed: set[int] | None = None
+) -> dict[int, Sequence[Tensor]]:
+    """Call ↦ gradients of ⟨w_p, f(x)⟩, summed over the batch, at its output, for every direction.
+
+    For the call whose output is the encoder's, they are the directions themselves (d,).
+    """
+    calls = [i for i, c in enumerate(recording.calls) if c.out is not None and (needed is None or i in needed)]
+    inner = [i for i in calls if not recording.calls[i].is_output]
+    found: dict[int, Sequence[Tensor]] = {i: list(directions) for i in calls if recording.calls[i].is_output}
+    if not inner:
+        return found
+    out, edges = recording.out, cast(Any, [recording.calls[i].out for i in inner])
+    if batched:
+        weights = directions[:, None].expand(-1, *out.shape)
+        grads = torch.autograd.grad(
+            out, edges, weights, is_grads_batched=True, allow_unused=True, retain_graph=True
+        )  # fmt: skip
+        rows = [None if g is None else g.unbind(0) for g in grads]
+    else:
+        passes = [
+            torch.autograd.grad(out, edges, w.expand_as(out), retain_graph=True, allow_unused=True) for w in directions
+        ]
+        rows = [None if g[0] is None else g for g in zip(*passes, strict=True)]
+    for i, row in zip(inner, rows, strict=True):
+        found[i] = [out.new_zeros(recording.calls[i].shape)] * len(directions) if row is None else row
+    return found
 
 
 def autograd_gradient(module: nn.Module, names: list[str], sample: Tensor, directions: Tensor) -> Tensor:
     """∇θ⟨w, f(x)⟩ of one sample for every direction, by plain autograd: (q·p,). The oracle of all other paths."""
-    parameters = [module.get_parameter(n) for n in names]
-    for p in parameters:
-        p.requires_grad_(True)
-    try:
+    with plan.in_graph(module, names) as parameters:
         with torch.enable_grad():
             out = module(sample.unsqueeze(0)).squeeze(0)
         if not out.requires_grad:
@@ -189,6 +335,3 @@ def autograd_gradient(module: nn.Module, names: list[str], sample: Tensor, direc
             grads = torch.autograd.grad(out @ w, parameters, retain_graph=True, materialize_grads=True)
             rows.append(torch.cat([g.flatten() for g in grads]))
         return torch.cat(rows).detach()
-    finally:
-        for p in parameters:
-            p.requires_grad_(False)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,8 +11,11 @@ from krepes.encoders.frozen import FrozenEncoder
 from krepes.errors import ConfigError, LandmarkError, NonFiniteError
 from krepes.kernel.gradients import GradientFeatures, GradientMap
 
-# Numbers that the gradient features of one tile of samples may take (256 MiB in float32).
+# Numbers that the gradient features of one tile of samples may take where no memory plan says it (256 MiB in float32).
 TILE_NUMBERS = 64 * 2**20
+ROWS = 512  # samples per tile at most: larger ones leave the caches without saving work
+PROBE = 64  # landmarks among which a projection's or a lower precision's error is measured
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,18 @@ class NTK:
     Args:
         variant: `trace`: (1/d) tr J(x)J(x')ᵀ, w_p = e_p/√d; `pseudo`: s = (1/√d) Σ_c f_c, one direction;
             `sketch`: the trace estimated without bias with `sketch` random ±1 output directions.
-        params: names or patterns of the parameters of the kernel; None: all.
+        params: the parameters of the kernel: None for all, names or `fnmatch` patterns, "last_block" (from the
+            network's last block to its output) or "head" (its last layer).
         center: gradient features minus their mean over the landmarks.
         cosine: k/√(k(x,x)k(x',x')), after centring if both.
         rescale: None, or "mean": divided by the mean landmark diagonal.
         sketch: number of directions of `sketch` (default 8 there).
-        seed: of the random directions.
+        project: numbers that one parameter's gradient may take per direction; a larger one is randomly projected,
+            from both sides so that it is never formed, where that is cheaper than the exact product. None: exact.
+        contractions: False sends every parameter through `torch.func`, slower and exact for any module.
+        seed: of the random directions and projections.
 
-    Source: the paper, §2; the variants are DESIGN choices described in docs/method.md.
+    Source: the paper, §2; the variants and projections are described in docs/method.md.
     """
 
     variant: str = "trace"
@@ -38,9 +45,13 @@ class NTK:
     cosine: bool = True
     rescale: str | None = None
     sketch: int | None = None
+    project: int | None = None
+    contractions: bool = True
     seed: int = 0
 
     def __post_init__(self):
+        if isinstance(self.params, list):  # from a configuration file
+            object.__setattr__(self, "params", tuple(self.params))
         if self.variant not in ("trace", "pseudo", "sketch"):
             raise ConfigError(f"kernel {self.variant!r} is unknown; expected trace, pseudo or sketch")
         if self.rescale not in (None, "mean"):
@@ -49,6 +60,8 @@ class NTK:
             raise ConfigError(
                 f"sketch={self.sketch} with kernel {self.variant!r}; expected a positive number with kernel 'sketch'"
             )
+        if self.project is not None and self.project < 16:
+            raise ConfigError(f"project={self.project}; expected at least 16 numbers per parameter, or None")
 
     def directions(self, d: int) -> Tensor:
         """The output directions w_p, (q, d) in float64."""
@@ -70,15 +83,36 @@ class KernelRows:
         gradients: x ↦ gradient features.
         landmarks: the landmark samples (M, ...).
         ids: their ids, for messages.
+        tile: samples per tile; default by `TILE_NUMBERS`.
+        keep: whether the landmarks' features stay in memory; default when they fit in four such tiles. Otherwise
+            every tile of samples computes them anew.
+        precision: of the products between explicit gradients: float32 (the encoder's own type), tf32 (CUDA), or
+            bfloat16, whose features are centred before they are rounded.
     """
 
-    def __init__(self, settings: NTK, gradients: GradientMap, landmarks: Tensor, ids: list[str] | None = None):
+    def __init__(
+        self,
+        settings: NTK,
+        gradients: GradientMap,
+        landmarks: Tensor,
+        ids: list[str] | None = None,
+        tile: int | None = None,
+        keep: bool | None = None,
+        precision: str = "float32",
+    ):
+        check_precision(precision, gradients.encoder)
         self.settings, self.gradients, self.landmarks = settings, gradients, landmarks
-        per_sample = max(1, gradients.features_per_sample(landmarks.shape[1:]))
-        self.tile = max(1, TILE_NUMBERS // per_sample)
-        tiles = range(0, len(landmarks), self.tile)
-        # landmark features stay in memory when four tiles hold them all; else each pass recomputes them
-        self._kept = [gradients(landmarks[i : i + self.tile]) for i in tiles] if len(tiles) <= 4 else None
+        self.precision = precision
+        numbers = max(1, gradients.features_per_sample())
+        self.tile = tile or max(1, min(ROWS, TILE_NUMBERS // numbers))
+        keep = keep if keep is not None else len(landmarks) * numbers <= 4 * TILE_NUMBERS
+        self._shift: list[Tensor] | None = None
+        self._type = torch.bfloat16 if precision == "bfloat16" else gradients.encoder.dtype
+        self._kept = list(self._computed_tiles()) if keep else None
+        if precision == "bfloat16" and settings.center:
+            self._shift = self._mean_blocks()
+        if self._kept is not None:
+            self._kept = [self._lowered(f) for f in self._kept]
         raw, diagonal = self._raw(landmarks, ids)
         self._mean = raw.mean(1)  # k̄(landmark), (M,)
         self._grand_mean = self._mean.mean()
@@ -112,20 +146,36 @@ class KernelRows:
 
     def _raw(self, batch: Tensor, ids: list[str] | None) -> tuple[Tensor, Tensor]:
         rows, diagonals = [], []
-        for start in range(0, len(batch), self.tile):
-            features = self.gradients(batch[start : start + self.tile])
-            diagonals.append(features.square_norm())
-            rows.append(torch.cat([features.inner(z) for z in self._landmark_tiles()], 1))
+        with tf32(self.precision == "tf32"):
+            for start in range(0, len(batch), self.tile):
+                features = self._lowered(self.gradients(batch[start : start + self.tile]))
+                diagonals.append(features.square_norm())
+                rows.append(torch.cat([features.inner(z) for z in self._landmark_tiles()], 1))
         raw, diagonal = torch.cat(rows), torch.cat(diagonals)
         refuse_non_finite(torch.isfinite(diagonal) & torch.isfinite(raw).all(1), ids)
         return raw, diagonal
 
-    def _landmark_tiles(self):
+    def _landmark_tiles(self) -> Iterator[GradientFeatures]:
         if self._kept is not None:
-            yield from self._kept
-            return
+            return iter(self._kept)
+        return map(self._lowered, self._computed_tiles())
+
+    def _computed_tiles(self) -> Iterator[GradientFeatures]:
         for start in range(0, len(self.landmarks), self.tile):
             yield self.gradients(self.landmarks[start : start + self.tile])
+
+    def _lowered(self, features: GradientFeatures) -> GradientFeatures:
+        """Explicit blocks in the type of the products; centred before bfloat16, so that the mean costs no digits."""
+        if self._type == self.gradients.encoder.dtype:
+            return features
+        return features.lowered(self._shift, self._type)
+
+    def _mean_blocks(self) -> list[Tensor]:
+        total: list[Tensor] = []
+        for f in self._kept if self._kept is not None else self._computed_tiles():
+            sums = [e.sum(0) for e in f.explicit]
+            total = sums if not total else [t + s for t, s in zip(total, sums, strict=True)]
+        return [t / len(self.landmarks) for t in total]
 
     def _centred_diagonal(self, diagonal: Tensor, mean: Tensor) -> Tensor:
         if not self.settings.center:
@@ -156,10 +206,11 @@ class KernelColumns:
     ids: list[str] | None = None
 
     def __post_init__(self):
-        per_sample = max(1, self.gradients.features_per_sample(self.pool.shape[1:]))
-        self._tile = max(1, TILE_NUMBERS // per_sample)
+        per_sample = max(1, self.gradients.features_per_sample())
+        self._tile = max(1, min(ROWS, TILE_NUMBERS // per_sample))
         starts = range(0, len(self.pool), self._tile)
-        self._kept = [self.gradients(self.pool[s : s + self._tile]) for s in starts] if len(starts) <= 4 else None
+        keep = per_sample * len(self.pool) <= 4 * TILE_NUMBERS
+        self._kept = [self.gradients(self.pool[s : s + self._tile]) for s in starts] if keep else None
         diagonal = torch.cat([f.square_norm() for f in self._tiles()])
         refuse_non_finite(torch.isfinite(diagonal), self.ids)
         self._mean, self._grand_mean = torch.zeros_like(diagonal), diagonal.new_zeros(())
@@ -232,4 +283,71 @@ def gradient_map(settings: NTK, encoder: FrozenEncoder, probe: Tensor) -> Gradie
     """The gradient map of a checked encoder along the kernel's output directions."""
     encoder.check(probe)
     assert encoder.n_outputs is not None
-    return GradientMap(encoder, settings.directions(encoder.n_outputs), probe)
+    directions = settings.directions(encoder.n_outputs)
+    return GradientMap(encoder, directions, probe, settings.project, settings.seed, settings.contractions)
+
+
+def check_precision(precision: str, encoder: FrozenEncoder) -> None:
+    """Raise ConfigError for a precision that is unknown or does not apply."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision={precision!r} is unknown; expected one of {', '.join(PRECISIONS)}")
+    if precision != "float32" and encoder.dtype != torch.float32:
+        raise ConfigError(f"precision={precision!r} needs dtype=torch.float32; the encoder computes in {encoder.dtype}")
+    if precision == "tf32" and encoder.device.type != "cuda":
+        raise ConfigError(f"precision='tf32' needs a CUDA device; this is {encoder.device}")
+
+
+class tf32:  # noqa: N801  used like a function
+    """Inside, CUDA's float32 products may use TensorFloat-32."""
+
+    def __init__(self, wanted: bool):
+        self._wanted = wanted
+
+    def __enter__(self) -> None:
+        self._before = torch.backends.cuda.matmul.allow_tf32
+        if self._wanted:
+            torch.backends.cuda.matmul.allow_tf32 = True
+
+    def __exit__(self, *error) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = self._before
+
+
+@dataclass(frozen=True)
+class KernelError:
+    """Relative Frobenius error of the raw kernel, and of the kernel after double centring, on `samples` landmarks.
+
+    The reference is the exact kernel in float32: no projection, no lower precision, the same output directions.
+    """
+
+    raw: float
+    centred: float
+    samples: int
+
+
+def kernel_error(rows: KernelRows) -> KernelError | None:
+    """The error of a projected or lower-precision kernel, measured among the first landmarks; None if it has none."""
+    gradients = rows.gradients
+    if gradients.project is None and rows.precision == "float32":
+        return None
+    few = rows.landmarks[:PROBE]
+    plain = replace(rows.settings, center=False, cosine=False, rescale=None, project=None)
+    exact = GradientMap(gradients.encoder, gradients.directions, few[:3], None, plain.seed, plain.contractions)
+    reference = KernelRows(plain, exact, few).K_mm
+    # centred features only differ by a constant from those that are used; double centring removes it
+    low = replace(plain, project=gradients.project, center=rows.settings.center)
+    found = KernelRows(low, gradients, few, precision=rows.precision).K_mm
+    centred = relative_error(double_centred(found), double_centred(reference))
+    raw = relative_error(
+        KernelRows(replace(low, center=False), gradients, few, precision=rows.precision).K_mm, reference
+    )
+    return KernelError(raw, centred, len(few))
+
+
+def double_centred(K: Tensor) -> Tensor:
+    """K with rows and columns of mean zero."""
+    return K - K.mean(0) - K.mean(1, keepdim=True) + K.mean()
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """‖found − exact‖ / ‖exact‖ in the Frobenius norm."""
+    return float((found - exact).norm() / exact.norm().clamp_min(1e-300))

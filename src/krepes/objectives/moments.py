@@ -25,9 +25,20 @@ class Moments:
 
     @classmethod
     def of(cls, phi_a: Tensor, phi_b: Tensor) -> "Moments":
-        """Moments of one block of paired features (B, r)."""
-        a, b = phi_a.double(), phi_b.double()
-        return cls(len(a), a.sum(0), b.sum(0), a.T @ a, b.T @ b, a.T @ b)
+        """Moments of one block of paired features (B, r): products in the features' type, sums in float64.
+
+        A float32 product over a block of a few thousand samples keeps 1e-7; blocks are added in float64.
+        """
+        a, b = phi_a, phi_b
+        sums = a.sum(0, dtype=torch.float64), b.sum(0, dtype=torch.float64)
+        return cls(len(a), *sums, (a.T @ a).double(), (b.T @ b).double(), (a.T @ b).double())
+
+    def add_(self, other: "Moments") -> "Moments":
+        """Add another part's sums in place."""
+        self.n += other.n
+        for x, y in zip(self.tensors().values(), other.tensors().values(), strict=True):
+            x += y
+        return self
 
     def __add__(self, other: "Moments") -> "Moments":
         return self._combine(other, 1)

@@ -1,6 +1,7 @@
 """From a fitted auditor to the report's text."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -88,15 +89,37 @@ def seeded_subset(n: int, size: int, seed: int) -> list[int]:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:size].tolist()
 
 
+@dataclass(frozen=True)
+class Plane:
+    """A principal plane.
+
+    Attributes:
+        mean: (h,).
+        axes: (h, 2), each turned so that the farthest of the fitted points is positive.
+    """
+
+    mean: Tensor
+    axes: Tensor
+
+    @classmethod
+    def of(cls, f: Tensor) -> "Plane":
+        """Of representations (k, h)."""
+        mean = f.mean(0)
+        _, _, V = torch.linalg.svd(f - mean, full_matrices=False)
+        axes = torch.zeros(f.shape[1], 2, dtype=f.dtype, device=f.device)
+        axes[:, : min(2, len(V))] = V[:2].T
+        points = (f - mean) @ axes
+        far = points.gather(0, points.abs().argmax(0, keepdim=True)).sign()
+        return cls(mean, axes * torch.where(far == 0, 1.0, far))
+
+    def project(self, f: Tensor) -> Tensor:
+        """Coordinates (k, 2)."""
+        return (f - self.mean.to(f)) @ self.axes.to(f)
+
+
 def plane(f: Tensor) -> np.ndarray:
-    """Principal plane of representations (k, h): (k, 2); the farthest point of each axis is positive."""
-    centred = f - f.mean(0)
-    _, _, V = torch.linalg.svd(centred, full_matrices=False)
-    points = centred @ V[:2].T
-    if points.shape[1] < 2:
-        points = torch.cat([points, torch.zeros_like(points)], 1)
-    far = points.gather(0, points.abs().argmax(0, keepdim=True)).sign()
-    return (points * torch.where(far == 0, 1.0, far)).cpu().numpy()
+    """Coordinates of representations (k, h) in their principal plane: (k, 2)."""
+    return Plane.of(f).project(f).cpu().numpy()
 
 
 def subset_landmarks(auditor, K: Tensor, f: Tensor) -> pd.DataFrame:

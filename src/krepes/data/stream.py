@@ -1,0 +1,136 @@
+"""Samples and their views block by block, the same whatever the size of the blocks that compute on them."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from krepes.data.source import Source, check_finite
+from krepes.errors import ConfigError, DataError
+
+# Samples whose views are drawn together with one seed. It is part of the result's definition, unlike the blocks that
+# are computed on, which are unions of these.
+VIEW_BLOCK = 256
+SHARDS = 32  # a stage is kept on disk in about so many finished parts
+SMALLEST_SHARD = 4096
+
+Views = Callable[[Tensor, torch.Generator], Tensor] | tuple[Any, Any]
+
+
+def shards(n: int) -> list[range]:
+    """Contiguous parts of the samples, whole view blocks each; they depend on n alone."""
+    size = max(SMALLEST_SHARD, -(-n // SHARDS))
+    size += -size % VIEW_BLOCK
+    return [range(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def blocks(part: range, size: int) -> Iterator[range]:
+    """A part in blocks of at most `size` samples."""
+    for start in range(part.start, part.stop, size):
+        yield range(start, min(start + size, part.stop))
+
+
+def read(source: Source, indices: Sequence[int]) -> Tensor:
+    """The samples at these positions, checked to be finite."""
+    batch = source.batch(indices)
+    check_finite(batch, names(source, indices))
+    return batch
+
+
+def names(source: Source, indices: Sequence[int]) -> list[str]:
+    """Ids of the samples at these positions."""
+    return [source.ids[i] for i in indices]
+
+
+def paired_views(source: Source, views: Views, block: range, seed: int) -> tuple[Tensor, Tensor]:
+    """Both views of a block that begins at a multiple of `VIEW_BLOCK`."""
+    pairs = [make_views(source, views, part, seed) for part in blocks(block, VIEW_BLOCK)]
+    return (pairs[0][0], pairs[0][1]) if len(pairs) == 1 else (
+        torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
+    )  # fmt: skip
+
+
+def make_views(source: Source, views: Views, indices: range, seed: int) -> tuple[Tensor, Tensor]:
+    """Two views of a view block: from the callable with one seed per block and view, or from two aligned tensors."""
+    if isinstance(views, tuple):
+        out = [torch.as_tensor(v[indices.start : indices.stop]) for v in views]
+    else:
+        batch, out = read(source, indices), []
+        for which in (0, 1):
+            # a spread of the three numbers over 63 bits, so that no two blocks share a stream
+            mixed = (seed * 1_000_003 + which) * 2_654_435_761 + indices.start
+            view = views(batch.clone(), torch.Generator().manual_seed(mixed % 2**63))
+            if not isinstance(view, Tensor) or view.shape != batch.shape:
+                got = tuple(view.shape) if isinstance(view, Tensor) else type(view).__name__
+                raise DataError(
+                    f"views returned {got} for a batch of shape {tuple(batch.shape)}; expected the same shape"
+                )
+            out.append(view)
+    for view in out:
+        check_finite(view, names(source, indices))
+    return out[0], out[1]
+
+
+def check_views(views: Views, source: Source) -> Views:
+    """The views, as a callable or two aligned tensors.
+
+    Raises:
+        ConfigError: views is neither.
+        DataError: a view's shape differs from the samples'.
+    """
+    if callable(views):
+        return views
+    if not isinstance(views, tuple | list) or len(views) != 2:
+        raise ConfigError(
+            f"views is a {type(views).__name__}; expected a callable (batch, generator) -> batch, or two tensors "
+            "aligned with the source"
+        )
+    shape = (len(source), *source.batch([0]).shape[1:])
+    for name, view in zip("ab", views, strict=True):
+        if tuple(view.shape) != shape:
+            raise DataError(f"view {name} has shape {tuple(view.shape)}; the samples have {shape}")
+    return views[0], views[1]
+
+
+def ahead(items: Iterator[tuple[Tensor, ...]], device: torch.device, depth: int = 2) -> Iterator[tuple[Tensor, ...]]:
+    """The items, made by a thread `depth` steps ahead in pinned memory where the device is CUDA.
+
+    On a CPU they are made in turn: a second thread would take the cores that the products need.
+    """
+    if device.type != "cuda":
+        yield from items
+        return
+    ready: queue.Queue = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: Any) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def fill() -> None:
+        try:
+            for item in items:
+                if not put(tuple(t.pin_memory() for t in item)):
+                    return
+            put(None)
+        except BaseException as error:  # handed to the consumer, which raises it
+            put(error)
+
+    thread = threading.Thread(target=fill, daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,153 @@
+"""How the numbers are computed, as opposed to which: memory, precision, where features are kept."""
+
+import re
+import resource
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from krepes.errors import ConfigError
+from krepes.kernel.ntk import PRECISIONS, ROWS
+
+STORES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+         "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
+BLOCK = 2048  # samples per block of the stream at most; more saves no work
+DEFAULT_MEMORY = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Settings that change time and memory, and the result by rounding at most.
+
+    Args:
+        memory: what krepes may allocate beside what the process already holds, such as "4GiB" or a number of
+            bytes; block sizes follow from it. None: 2 GiB.
+        precision: of the products between explicit gradients: "float32" (exact), "tf32" (CUDA) or "bfloat16". The
+            kernel's error against float32 is then measured among landmarks and reported.
+        store: the type in which objectives that need the features of all pairs (SimCLR, BYOL) keep them on disk:
+            "float32", "float16", "bfloat16"; or "recompute", which keeps nothing. Moment objectives keep no features.
+    """
+
+    memory: str | int | None = None
+    precision: str = "float32"
+    store: str = "float32"
+
+    def __post_init__(self):
+        parse_bytes(self.memory)
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision={self.precision!r} is unknown; expected one of {', '.join(PRECISIONS)}")
+        if self.store not in (*STORES, "recompute"):
+            raise ConfigError(f"store={self.store!r} is unknown; expected {', '.join(STORES)} or 'recompute'")
+
+
+def parse_bytes(text: str | int | None) -> int:
+    """Bytes of "4GiB", "500 MB", a number, or None (the default).
+
+    Raises:
+        ConfigError: no such amount.
+    """
+    if text is None:
+        return DEFAULT_MEMORY
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", str(text))
+    if isinstance(text, bool) or not match or match[2].lower() not in UNITS or float(match[1]) <= 0:
+        raise ConfigError(f"memory={text!r} is no amount of memory; expected such as '4GiB', '500MB' or bytes")
+    return int(float(match[1]) * UNITS[match[2].lower()])
+
+
+def in_words(number: float) -> str:
+    """Bytes as "1.2 GiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def peak_resident() -> int:
+    """Bytes that the process held in memory at most, since it started."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Block sizes under a budget.
+
+    Attributes:
+        budget: bytes.
+        fixed: what is held throughout: name ↦ bytes.
+        per_sample: bytes per sample of a tile.
+        tile: samples whose gradients are formed together.
+        block: samples per block of the stream, a multiple of the views' blocks where it is above one of them.
+        keep: whether the landmarks' features are held.
+        disk: bytes of the feature store, 0 without one.
+    """
+
+    budget: int
+    fixed: dict[str, int]
+    per_sample: int
+    tile: int
+    block: int
+    keep: bool
+    disk: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes that the plan needs."""
+        return sum(self.fixed.values()) + self.tile * self.per_sample
+
+    def sentence(self) -> str:
+        """For the log."""
+        held = ", ".join(f"{name} {in_words(size)}" for name, size in self.fixed.items() if size)
+        landmarks = "" if self.keep else "; landmark gradients do not fit and are computed anew for every tile"
+        disk = f"; {in_words(self.disk)} on disk" if self.disk else ""
+        return (
+            f"{in_words(self.total)} of {in_words(self.budget)} planned: {held}; tiles of {self.tile} samples at "
+            f"{in_words(self.per_sample)} each{landmarks}{disk}"
+        )
+
+
+def plan_memory(engine: Engine, gradients, m: int, h: int, n: int, streaming: bool, view_block: int) -> MemoryPlan:
+    """Tile and block sizes for m landmarks.
+
+    Args:
+        gradients: the `GradientMap`.
+        n: samples, for the feature store of a streaming objective.
+        view_block: samples whose views are made together.
+
+    Raises:
+        ConfigError: the budget cannot hold a tile of one sample; says the smallest that can.
+    """
+    budget = parse_bytes(engine.memory)
+    size = torch.finfo(gradients.encoder.dtype).bits // 8
+    numbers = gradients.features_per_sample()
+    feature = numbers * (size + 2 if engine.precision == "bfloat16" else size)
+    kept = m * numbers * (2 if engine.precision == "bfloat16" else size)
+    # K_mm, its eigenvectors and the eigensolver's copies; rows of one block in double and single precision
+    block = max(1, min(BLOCK, n))
+    fixed = {"landmark kernel": 8 * m * m * 6, "block of rows": block * m * (8 + 3 * size)}
+    if streaming:
+        fixed["pairs of a batch"] = 2 * 4096 * m * 8
+    else:
+        fixed["moments"] = 3 * m * m * (8 * 3 + size)
+    fixed["step"] = 16 * m * h * 8
+    # gradients of a tile while they are formed (twice) and its rows against all landmarks
+    per_sample = 2 * feature + gradients.activation_bytes() + m * 8 * 4
+    left = budget - sum(fixed.values())
+    keep = kept + 16 * per_sample <= left
+    if not keep:
+        kept, per_sample = 0, per_sample + 2 * feature
+    tile = min(ROWS, int((left - kept) // per_sample))
+    if tile < 1:
+        smallest = sum(fixed.values()) + kept + per_sample
+        raise ConfigError(
+            f"memory={engine.memory!r} cannot hold a block of one sample with {m} landmarks; the smallest budget that "
+            f"works is {in_words(smallest * 1.01)}. Take more memory, fewer landmarks, or project= in the kernel."
+        )
+    fixed["landmark gradients"] = kept
+    if tile >= view_block:
+        tile -= tile % view_block
+    disk = 2 * n * m * (STORES[engine.store].itemsize if streaming and engine.store in STORES else 0)
+    return MemoryPlan(budget, fixed, per_sample, tile, max(view_block, block - block % view_block), keep, disk)

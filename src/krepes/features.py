@@ -1,0 +1,114 @@
+"""Where an objective that looks at pairs finds their features: in memory, on disk, or computed when asked."""
+
+import mmap
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krepes.data.stream import VIEW_BLOCK
+from krepes.errors import RunFolderError
+
+RESIDENT = 256 * 2**20  # bytes read from the map before its pages are given back
+
+
+class FeatureStore:
+    """Features (n, r) of one view in a memory-mapped file.
+
+    Args:
+        path: the file; made if it does not exist with the right size.
+        dtype: float32, float16 or bfloat16.
+
+    Raises:
+        RunFolderError: the disk is full.
+    """
+
+    def __init__(self, path: Path, n: int, r: int, dtype: torch.dtype):
+        self.path, self.shape, self.dtype = path, (n, r), dtype
+        size = n * r * dtype.itemsize
+        try:
+            if not path.exists() or path.stat().st_size != size:
+                reserve(path, size)
+            # bfloat16 is unknown to numpy: kept by its bits
+            kind = np.dtype(np.uint16) if dtype == torch.bfloat16 else np.dtype(str(dtype).removeprefix("torch."))
+            self._map = np.memmap(path, kind, "r+", shape=(n, r))
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot keep the pairs' features ({size / 2**30:.1f} GiB) in {path}: {error}. Free space, or take "
+                "engine.store float16 or recompute; finished blocks are kept and the same command goes on."
+            ) from error
+        self._read = 0
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Rows (|index|, r) in the store's type."""
+        rows = torch.from_numpy(self._map[index.cpu().numpy()])
+        self._read += rows.nbytes
+        if self._read > RESIDENT:
+            self.release()
+        return rows.view(self.dtype) if self.dtype == torch.bfloat16 else rows
+
+    def write(self, block: range, features: Tensor) -> None:
+        """Keep the features (B, r) of a block."""
+        lowered = features.detach().cpu().to(self.dtype).contiguous()
+        self._map[block.start : block.stop] = (
+            lowered.view(torch.uint16) if self.dtype == torch.bfloat16 else lowered
+        ).numpy()
+
+    def crc(self, block: range) -> int:
+        """Checksum of a block's bytes."""
+        return zlib.crc32(self._map[block.start : block.stop].reshape(-1).view(np.uint8).data)
+
+    def flush(self) -> None:
+        """Bring the file to disk and give its pages back."""
+        self._map.flush()
+        self.release()
+
+    def release(self) -> None:
+        """Give the pages back to the system; the file and the page cache stay."""
+        self._read = 0
+        inner = getattr(self._map, "_mmap", None)
+        if isinstance(inner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            inner.madvise(mmap.MADV_DONTNEED)
+
+
+def reserve(path: Path, size: int) -> None:
+    """A file of this size whose blocks the disk has promised."""
+    import os
+
+    with path.open("wb") as f:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(f.fileno(), 0, size)
+        else:
+            f.truncate(size)
+
+
+@dataclass
+class Recomputed:
+    """Features of one view, computed from the samples each time.
+
+    Attributes:
+        compute: (view block, which, positions inside it) ↦ features (·, r).
+    """
+
+    n: int
+    which: int
+    compute: Callable[[range, int, Tensor], Tensor]
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Rows (|index|, r), for a sorted index."""
+        parts = []
+        starts = (index // VIEW_BLOCK) * VIEW_BLOCK
+        for start in starts.unique().tolist():
+            block = range(start, min(start + VIEW_BLOCK, self.n))
+            parts.append(self.compute(block, self.which, index[starts == start] - start))
+        return torch.cat(parts)

@@ -1,0 +1,52 @@
+"""Files that are whole or not there."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from krepes.errors import RunFolderError
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Write beside the target, flush to disk, then rename: a reader never meets half a file.
+
+    Raises:
+        RunFolderError: the disk is full or the folder cannot be written; what stood there stays.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with temporary.open("rb+") as f:
+            os.fsync(f.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(
+            f"cannot write {path}: {error}. Free space or choose another folder; files written before are intact."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """JSON, atomically."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=True) + "\n"
+    return write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

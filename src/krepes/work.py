@@ -1,0 +1,91 @@
+"""Finished blocks of a run on disk, from which an interrupted run goes on.
+
+Every block is one file that is written beside its place, flushed and renamed; it carries the checksum of its numbers
+and the key of the run (settings, encoder, data), so that a damaged block or another run's is computed anew.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from krepes.files import write_atomically
+
+
+class Work:
+    """The blocks of one run.
+
+    Args:
+        folder: where they are kept; None: nowhere, every block is computed.
+        key: what the numbers depend on.
+    """
+
+    def __init__(self, folder: Path | None = None, key: str = ""):
+        self.folder, self.key = folder, key
+        self.reused: list[str] = []
+        self._temporary: tempfile.TemporaryDirectory | None = None
+
+    def load(self, name: str) -> dict[str, Tensor] | None:
+        """A finished block's tensors; None where there is none, or it is damaged or of another run."""
+        if self.folder is None:
+            return None
+        path = self.folder / f"{name}.safetensors"
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as f:
+                stamp = f.metadata() or {}
+                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  safe_open is no dict
+        except (SafetensorError, OSError):
+            return None
+        if stamp.get("key") != self.key or stamp.get("sha256") != checksum(tensors):
+            return None
+        self.reused.append(name)
+        return tensors
+
+    def save(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Keep a finished block.
+
+        Raises:
+            RunFolderError: the disk is full or the folder cannot be written.
+        """
+        if self.folder is None:
+            return
+        tensors = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
+        stamp = {"key": self.key, "sha256": checksum(tensors)}
+        write_atomically(self.folder / f"{name}.safetensors", lambda p: save_file(tensors, p, metadata=stamp))
+
+    def place(self) -> Path:
+        """A folder for the feature store: the work folder, or a temporary one that goes with this object."""
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return self.folder
+        self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="krepes-")
+        return Path(self._temporary.name)
+
+    def clear(self) -> None:
+        """Remove all blocks."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names, shapes, types and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(t.shape)}{t.dtype}".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def key_of(parts: dict[str, Any]) -> str:
+    """sha256 of settings and fingerprints."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
