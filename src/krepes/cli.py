@@ -120,7 +120,7 @@ def inspect(
             console.print(f"… and {len(plan) - rows} more (--rows)", highlight=False)
         console.print(
             f"total: {plan['operations_per_entry'].sum():,.0f} operations per kernel entry, "
-            f"{in_words(float(plan['numbers'].sum()) * 4)} of features per sample, {len(source):,} samples\n"
+            f"{in_words(4 * sum(plan['numbers'].tolist()))} of features per sample, {len(source):,} samples\n"
             f"memory: {memory}",
             highlight=False, soft_wrap=True, markup=False,
         )  # fmt: skip

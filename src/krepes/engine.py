@@ -9,6 +9,8 @@ import torch
 
 from krepes.errors import ConfigError
 from krepes.kernel.ntk import PRECISIONS, ROWS
+from krepes.objectives.base import KEEP_BYTES
+from krepes.objectives.simclr import ROWS as SIMCLR_ROWS
 
 STORES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
@@ -109,12 +111,14 @@ class MemoryPlan:
         )
 
 
-def plan_memory(engine: Engine, gradients, m: int, h: int, n: int, streaming: bool, view_block: int) -> MemoryPlan:
+def plan_memory(engine: Engine, gradients, m: int, h: int, n: int, batch: int | None, view_block: int) -> MemoryPlan:
     """Tile and block sizes for m landmarks.
 
     Args:
         gradients: the `GradientMap`.
+        h: dimension of the representation.
         n: samples, for the feature store of a streaming objective.
+        batch: pairs per batch of a streaming objective; None for a moment objective.
         view_block: samples whose views are made together.
 
     Raises:
@@ -123,31 +127,42 @@ def plan_memory(engine: Engine, gradients, m: int, h: int, n: int, streaming: bo
     budget = parse_bytes(engine.memory)
     size = torch.finfo(gradients.encoder.dtype).bits // 8
     numbers = gradients.features_per_sample()
-    feature = numbers * (size + 2 if engine.precision == "bfloat16" else size)
-    kept = m * numbers * (2 if engine.precision == "bfloat16" else size)
-    # K_mm, its eigenvectors and the eigensolver's copies; rows of one block in double and single precision
-    block = max(1, min(BLOCK, n))
-    fixed = {"landmark kernel": 8 * m * m * 6, "block of rows": block * m * (8 + 3 * size)}
-    if streaming:
-        fixed["pairs of a batch"] = 2 * 4096 * m * 8
-    else:
-        fixed["moments"] = 3 * m * m * (8 * 3 + size)
-    fixed["step"] = 16 * m * h * 8
+    lowered = engine.precision == "bfloat16"
+    fixed = fixed_memory(engine, m, h, n, batch, size)
     # gradients of a tile while they are formed (twice) and its rows against all landmarks
-    per_sample = 2 * feature + gradients.activation_bytes() + m * 8 * 4
-    left = budget - sum(fixed.values())
+    feature = 2 * numbers * (size + 2 if lowered else size)
+    per_sample = feature + gradients.activation_bytes() + m * 8 * 4
+    kept = m * numbers * (2 if lowered else size)
+    # rows of a block in double precision, and the features of both views
+    per_row = m * (8 + 3 * size)
+    least = min(n, view_block)
+    left = budget - sum(fixed.values()) - least * per_row
     keep = kept + 16 * per_sample <= left
     if not keep:
-        kept, per_sample = 0, per_sample + 2 * feature
+        kept, per_sample = 0, per_sample + feature
     tile = min(ROWS, int((left - kept) // per_sample))
     if tile < 1:
-        smallest = sum(fixed.values()) + kept + per_sample
+        smallest = sum(fixed.values()) + least * per_row + per_sample
         raise ConfigError(
             f"memory={engine.memory!r} cannot hold a block of one sample with {m} landmarks; the smallest budget that "
-            f"works is {in_words(smallest * 1.01)}. Take more memory, fewer landmarks, or project= in the kernel."
+            f"works is {in_words(smallest * 1.05)}. Take more memory, fewer landmarks, or project= in the kernel."
         )
-    fixed["landmark gradients"] = kept
-    if tile >= view_block:
-        tile -= tile % view_block
-    disk = 2 * n * m * (STORES[engine.store].itemsize if streaming and engine.store in STORES else 0)
-    return MemoryPlan(budget, fixed, per_sample, tile, max(view_block, block - block % view_block), keep, disk)
+    tile -= tile % view_block if tile > view_block else 0
+    spare = left - kept - tile * per_sample
+    block = min(BLOCK, n, least + int(spare / 2 / per_row))
+    block -= block % view_block if block > view_block else 0
+    fixed |= {"block of rows": block * per_row, "landmark gradients": kept}
+    disk = 2 * n * m * (STORES[engine.store].itemsize if batch is not None and engine.store in STORES else 0)
+    return MemoryPlan(budget, fixed, per_sample, tile, max(view_block, block), keep, disk)
+
+
+def fixed_memory(engine: Engine, m: int, h: int, n: int, batch: int | None, size: int) -> dict[str, int]:
+    """What is held whatever the blocks are: name ↦ bytes, for numbers of `size` bytes."""
+    # K_mm, its eigenvectors and the eigensolver's copies
+    fixed = {"landmark kernel": 8 * m * m * 6, "step": 16 * m * h * 8}
+    if batch is None:
+        return fixed | {"moments": 3 * m * m * (8 * 3 + size)}
+    # features of a batch, some rows of its 2N × 2N matrix, and the embeddings that a linearisation keeps
+    fixed["batch of pairs"] = 2 * batch * m * (8 + size) + 4 * size * SIMCLR_ROWS * 2 * batch
+    fixed["embeddings of the pairs"] = min(KEEP_BYTES, 2 * n * (h + 2) * size)
+    return fixed

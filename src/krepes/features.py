@@ -63,7 +63,7 @@ class FeatureStore:
 
     def crc(self, block: range) -> int:
         """Checksum of a block's bytes."""
-        return zlib.crc32(self._map[block.start : block.stop].reshape(-1).view(np.uint8).data)
+        return zlib.crc32(self._map[block.start : block.stop].reshape(-1).view(np.uint8))  # pyright: ignore[reportArgumentType]
 
     def flush(self) -> None:
         """Bring the file to disk and give its pages back."""

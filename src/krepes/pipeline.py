@@ -124,7 +124,9 @@ def fit(
 def planned_memory(settings: Settings, gradients: GradientMap, n: int) -> MemoryPlan:
     """Block sizes for n samples under the engine's budget."""
     h, m = settings.n_components or gradients.encoder.n_outputs or 0, count_landmarks(settings, n)
-    return plan_memory(settings.engine, gradients, m, h, n, settings.objective.streaming, VIEW_BLOCK)
+    objective: Any = settings.objective
+    batch = min(n, objective.batch_size or n) if objective.streaming else None
+    return plan_memory(settings.engine, gradients, m, h, n, batch, VIEW_BLOCK)
 
 
 # -------------------------------------------------------------------- landmarks

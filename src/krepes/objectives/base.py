@@ -13,17 +13,59 @@ from torch import Tensor
 from torch.func import jvp, vjp
 
 Inner = Any  # a tensor or a tuple of tensors
+KEEP_BYTES = 2**28  # of embeddings that a linearisation keeps between products; beyond, they are computed anew
+
+
+class Summand(Protocol):
+    """One additive term weight · ψ(s(B)) of a loss."""
+
+    @property
+    def weight(self) -> float:
+        """Its factor."""
+        ...
+
+    def value(self, B: Tensor) -> Tensor:
+        """ψ(s(B)), scalar."""
+        ...
+
+    def gradient(self, B: Tensor) -> Tensor:
+        """Jₛᵀ ∇ψ, (r, h)."""
+        ...
+
+    def linearise(self, B: Tensor) -> Callable[[Tensor], Tensor]:
+        """V ↦ Jₛᵀ ∇²ψ Jₛ V at B, (r, h) each; what does not depend on V is computed here."""
+        ...
 
 
 @dataclass(frozen=True)
 class Term:
-    """One additive term weight · ψ(s(B)): the whole population's moments, or one batch of pairs."""
+    """A summand from its parts, with Jₛ by automatic differentiation: the whole population's moments."""
 
     inner: Callable[[Tensor], Inner]
     outer: Callable[[Inner], Tensor]
     outer_gradient: Callable[[Inner], Inner]
     outer_hessian_product: Callable[[Inner, Inner], Inner]
     weight: float = 1.0
+
+    def value(self, B: Tensor) -> Tensor:
+        """ψ(s(B))."""
+        return self.outer(self.inner(B))
+
+    def gradient(self, B: Tensor) -> Tensor:
+        """Jₛᵀ ∇ψ."""
+        s, pull_back = vjp(self.inner, B)[:2]
+        return pull_back(self.outer_gradient(s))[0]
+
+    def linearise(self, B: Tensor) -> Callable[[Tensor], Tensor]:
+        """V ↦ Jₛᵀ ∇²ψ Jₛ V."""
+        s, pull_back = vjp(self.inner, B)[:2]
+
+        def product(V: Tensor) -> Tensor:
+            Js_V = jvp(self.inner, (B,), (V,))[1]  # v → Jv
+            H_Js_V = self.outer_hessian_product(s, Js_V)  # Jv → HJv
+            return pull_back(H_Js_V)[0]  # HJv → JᵀHJv
+
+        return product
 
 
 @dataclass(frozen=True)
@@ -32,49 +74,49 @@ class Problem:
 
     Attributes:
         terms: a callable that yields the terms, since streamed terms are made when they are needed.
+        size: pairs that are streamed; 0 when moments say everything.
+        subset: k ↦ the same objective on a seeded subset of about k pairs, for the curvature; None for moments.
     """
 
-    terms: Callable[[], Iterable[Term]]
+    terms: Callable[[], Iterable[Summand]]
+    size: int = 0
+    subset: "Callable[[int], Problem] | None" = None
+
+    def on(self, samples: int | None) -> "Problem":
+        """The problem on the seeded subset of that many pairs; this one if it has no more, or knows moments."""
+        if samples is None or self.subset is None or samples >= self.size:
+            return self
+        return self.subset(samples)
 
     def value(self, B: Tensor) -> Tensor:
         """L(B), float64 scalar."""
         total = torch.zeros((), dtype=torch.float64, device=B.device)
         for t in self.terms():
-            total = total + t.weight * t.outer(t.inner(B)).double()
+            total = total + t.weight * t.value(B).double()
         return total
 
     def gradient(self, B: Tensor) -> Tensor:
         """∇L(B) = Σ Jₛᵀ ∇ψ, (r, h)."""
         total = torch.zeros_like(B)
         for t in self.terms():
-            s, pull_back = vjp(t.inner, B)[:2]
-            total += t.weight * pull_back(t.outer_gradient(s))[0]
+            total += t.weight * t.gradient(B)
         return total
 
     def ggn(self, B: Tensor) -> Callable[[Tensor], Tensor]:
-        """V ↦ Σ Jₛᵀ ∇²ψ Jₛ V at B; a single term is evaluated at B once, streamed ones at every product."""
-        terms = list(self.terms())
-        parts = [_Linearised(t, B) for t in terms] if len(terms) == 1 else None
+        """V ↦ Σ Jₛᵀ ∇²ψ Jₛ V at B; the terms' linearisations are kept between products while they fit."""
+
+        def linearised() -> Iterable[tuple[float, Callable[[Tensor], Tensor]]]:
+            return ((t.weight, t.linearise(B)) for t in self.terms())
+
+        kept = list(linearised()) if 2 * self.size * B.shape[1] * B.element_size() <= KEEP_BYTES else None
 
         def product(V: Tensor) -> Tensor:
             total = torch.zeros_like(V)
-            for part in parts or (_Linearised(t, B) for t in terms):
-                total += part(V)
+            for weight, part in linearised() if kept is None else kept:
+                total += weight * part(V)
             return total
 
         return product
-
-
-class _Linearised:
-    def __init__(self, term: Term, B: Tensor):
-        self.term = term
-        self.B = B
-        self.s, self.pull = vjp(term.inner, B)[:2]
-
-    def __call__(self, V: Tensor) -> Tensor:
-        Js_V = jvp(self.term.inner, (self.B,), (V,))[1]  # v → Jv
-        H_Js_V = self.term.outer_hessian_product(self.s, Js_V)  # Jv → HJv
-        return self.term.weight * self.pull(H_Js_V)[0]  # HJv → JᵀHJv
 
 
 class Objective(Protocol):

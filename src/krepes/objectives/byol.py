@@ -1,14 +1,20 @@
 """BYOL (Grill et al., arXiv 2006.07733)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from krepes.errors import ConfigError
-from krepes.objectives.base import Problem, Term
-from krepes.objectives.pairs import Pairs, normalise
+from krepes.objectives.base import Problem
+from krepes.objectives.moments import Moments
+from krepes.objectives.pairs import Pairs, normalise, streamed, unit, unit_tangent
+
+Predictor = tuple[Tensor, Tensor]  # W (h, h), c (h,)
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class BYOL:
     Args:
         predictor: "identity", or "ridge": the closed-form linear predictor of the other view at the Taylor point.
         predictor_ridge: its ridge, relative to the mean variance.
-        batch_size: pairs per block; only memory depends on it.
+        batch_size: pairs per block; only memory depends on it, and the pairs that a curvature subset holds.
     """
 
     predictor: str = "identity"
@@ -40,43 +46,74 @@ class BYOL:
 
     def problem(self, pairs: Pairs, B_target: Tensor) -> Problem:
         """L(B) with the target, and the predictor, held at B_target (r, h)."""
-        P_a, P_b = self._predictors(pairs, B_target)
-        return Problem(
-            lambda: [self._term(a, b, B_target, (P_a, P_b), share) for a, b, share in pairs.batches(self.batch_size)]
-        )
+        predictors = self._predictors(pairs, B_target)
+        return streamed(pairs, self.batch_size, lambda index, share: _Batch(pairs, index, B_target, predictors, share))
 
-    def _term(self, phi_a: Tensor, phi_b: Tensor, B_target: Tensor, predictors, weight: float) -> Term:
-        t_a, t_b = normalise(phi_a @ B_target), normalise(phi_b @ B_target)
-        (W_a, c_a), (W_b, c_b) = predictors
-        scale = 1 / (2 * len(phi_a))
-
-        def inner(B: Tensor):
-            q_a, q_b = (phi_a @ B) @ W_a + c_a, (phi_b @ B) @ W_b + c_b
-            return normalise(q_a) - t_b, normalise(q_b) - t_a
-
-        return Term(
-            inner,
-            lambda s: scale * (s[0].square().sum() + s[1].square().sum()),
-            lambda s: (2 * scale * s[0], 2 * scale * s[1]),
-            lambda s, u: (2 * scale * u[0], 2 * scale * u[1]),
-            weight,
-        )
-
-    def _predictors(self, pairs: Pairs, B: Tensor):
-        """Affine predictors (W (h, h), c (h,)) from each view to the other."""
+    def _predictors(self, pairs: Pairs, B: Tensor) -> tuple[Predictor, Predictor]:
+        """Affine predictors from each view to the other."""
         h = B.shape[1]
-        eye, zero = (
-            torch.eye(h, dtype=B.dtype, device=B.device),
-            torch.zeros(h, dtype=B.dtype, device=B.device),
-        )
+        eye = torch.eye(h, dtype=B.dtype, device=B.device)
         if self.predictor == "identity":
+            zero = torch.zeros(h, dtype=B.dtype, device=B.device)
             return (eye, zero), (eye, zero)
-        f_a, f_b = pairs.phi_a.double() @ B, pairs.phi_b.double() @ B
+        blocks = (pairs.load(index, B.device) for index in pairs.division(self.batch_size))
+        moments = reduce(add, (Moments.of(a.double() @ B, b.double() @ B) for a, b in blocks))
+        cross, means = moments.covariance("ab"), (moments.mean_a, moments.mean_b)
 
-        def fit(x: Tensor, y: Tensor):
-            x0, y0 = x - x.mean(0), y - y.mean(0)
-            gram = x0.T @ x0
-            W = torch.linalg.solve(gram + self.predictor_ridge * gram.diagonal().mean() * eye, x0.T @ y0)
-            return W, y.mean(0) - x.mean(0) @ W
+        def fit(own: str, cross: Tensor, mean: Tensor, other_mean: Tensor) -> Predictor:
+            gram = moments.covariance(own)
+            W = torch.linalg.solve(gram + self.predictor_ridge * gram.diagonal().mean() * eye, cross)
+            return W, other_mean - mean @ W
 
-        return fit(f_a, f_b), fit(f_b, f_a)
+        return fit("aa", cross, *means), fit("bb", cross.T, *reversed(means))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One batch's term ψ(s) = ‖s‖²/2N, s both directions' residuals; derivatives in closed form."""
+
+    pairs: Pairs
+    index: Tensor
+    B_target: Tensor
+    predictors: tuple[Predictor, Predictor]
+    weight: float
+
+    def value(self, B: Tensor) -> Tensor:
+        phis = self.pairs.load(self.index, B.device)
+        residuals = self._residuals(phis, self._predictions(phis, B))
+        return sum((s.double().square().sum() for s in residuals), torch.zeros(())) / (2 * len(self.index))
+
+    def gradient(self, B: Tensor) -> Tensor:
+        phis = self.pairs.load(self.index, B.device)
+        predictions = self._predictions(phis, B)
+        residuals = self._residuals(phis, predictions)
+        return self._pull_back(phis, predictions, [s / len(self.index) for s in residuals])  # ∇ψ = 2s/2N
+
+    def linearise(self, B: Tensor) -> Callable[[Tensor], Tensor]:
+        """V ↦ JᵀQJV; the normalised predictions are kept, the features are read at every product."""
+        predictions = self._predictions(self.pairs.load(self.index, B.device), B)
+
+        def product(V: Tensor) -> Tensor:
+            phis = self.pairs.load(self.index, B.device)
+            W_V = [(V @ W).to(phis[0].dtype) for W, _ in self.predictors]
+            Js_V = [
+                unit_tangent(z, inverse, phi @ v) for phi, (z, inverse), v in zip(phis, predictions, W_V, strict=True)
+            ]  # v → Jv
+            H_Js_V = [s / len(self.index) for s in Js_V]  # Jv → HJv, Q = 2I/2N
+            return self._pull_back(phis, predictions, H_Js_V)  # HJv → JᵀHJv
+
+        return product
+
+    def _predictions(self, phis, B: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Per view: normalise(q(f)) (N, h) and 1/‖q(f)‖ (N, 1)."""
+        return [unit(phi.double() @ (B @ W) + c, phi.dtype) for phi, (W, c) in zip(phis, self.predictors, strict=True)]
+
+    def _residuals(self, phis, predictions) -> list[Tensor]:
+        targets = [unit(phi.double() @ self.B_target, phi.dtype)[0] for phi in reversed(phis)]  # the other view's
+        return [z - t for (z, _), t in zip(predictions, targets, strict=True)]
+
+    def _pull_back(self, phis, predictions, s_bar: list[Tensor]) -> Tensor:
+        total = torch.zeros_like(self.B_target)
+        for phi, (z, inverse), s, (W, _) in zip(phis, predictions, s_bar, self.predictors, strict=True):
+            total += (phi.T @ unit_tangent(z, inverse, s)).double() @ W.T
+        return total

@@ -1,5 +1,6 @@
 """SimCLR's NT-Xent (Chen et al., arXiv 2002.05709)."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,15 +8,18 @@ import torch
 from torch import Tensor
 
 from krepes.errors import ConfigError
-from krepes.objectives.base import Problem, Term
-from krepes.objectives.pairs import Pairs, normalise
+from krepes.objectives.base import Problem
+from krepes.objectives.pairs import Pairs, normalise, streamed, unit, unit_tangent
+
+ROWS = 256  # rows of the 2N × 2N matrices at a time: they stay in the cache, and memory stays linear in N
 
 
 @dataclass(frozen=True)
 class SimCLR:
     """Mean over the 2N rows of the cross-entropy of their 2N − 1 cosine logits / temperature.
 
-    Inner variable: the logits. ψ: row softmax cross-entropy, with Hessian product p∘u − p(pᵀu) per row.
+    Inner variable: the logits s = zzᵀ/τ without the diagonal, z the rows of unit length. ψ: row softmax
+    cross-entropy, mean over rows, convex, with Hessian product (p∘u − p(pᵀu))/2N per row.
 
     Args:
         temperature: τ.
@@ -33,42 +37,98 @@ class SimCLR:
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The loss of embeddings (N, h)."""
-        return _cross_entropy(self._logits(z_a, z_b))
+        z = normalise(torch.cat([z_a, z_b]))
+        logits = z @ z.T / self.temperature  # (2N, 2N)
+        logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf)
+        return (logits.logsumexp(1) - _positives(z) / self.temperature).mean()
 
     def problem(self, pairs: Pairs) -> Problem:
         """L(B): the mean over batches, weighted by their share of the samples."""
-        return Problem(lambda: [self._term(a, b, w) for a, b, w in pairs.batches(self.batch_size)])
-
-    def _term(self, phi_a: Tensor, phi_b: Tensor, weight: float) -> Term:
-        target = torch.zeros(2 * len(phi_a), 2 * len(phi_a) - 1, dtype=phi_a.dtype, device=phi_a.device)
-        target[:, 0] = 1
-
-        def outer_gradient(s: Tensor) -> Tensor:
-            return (s.softmax(1) - target) / len(s)
-
-        def outer_hessian_product(s: Tensor, u: Tensor) -> Tensor:
-            p = s.softmax(1)
-            return (p * u - p * (p * u).sum(1, keepdim=True)) / len(s)
-
-        return Term(
-            lambda B: self._logits(phi_a @ B, phi_b @ B),
-            _cross_entropy,
-            outer_gradient,
-            outer_hessian_product,
-            weight,
-        )
-
-    def _logits(self, f_a: Tensor, f_b: Tensor) -> Tensor:
-        """(2N, 2N − 1); the positive pair stands in column 0."""
-        z = normalise(torch.cat([f_a, f_b]))
-        S = z @ z.T / self.temperature
-        # rolling row i by −i−1 moves the diagonal to the end, and the positive (offset N) to column N − 1
-        rows = torch.arange(len(S), device=S.device)[:, None]
-        columns = torch.arange(1, len(S), device=S.device)[None]
-        off = S.gather(1, (rows + columns) % len(S))
-        N = len(f_a)
-        return torch.cat([off[:, N - 1 : N], off[:, : N - 1], off[:, N:]], 1)
+        return streamed(pairs, self.batch_size, lambda index, share: _Batch(pairs, index, self.temperature, share))
 
 
-def _cross_entropy(logits: Tensor) -> Tensor:
-    return (logits.logsumexp(1) - logits[:, 0]).mean()
+@dataclass(frozen=True)
+class _Batch:
+    """One batch's term, its derivatives in closed form: L = ψ(s(z(f(B)))), p = softmax of the rows of s.
+
+    The logits without the diagonal are kept as the full matrix S with S_ii = −∞, so that p_ii = 0.
+    """
+
+    pairs: Pairs
+    index: Tensor
+    temperature: float
+    weight: float
+
+    def value(self, B: Tensor) -> Tensor:
+        z, _ = self._embed(B)
+        return (self._log_normaliser(z).double() - _positives(z).double() / self.temperature).mean()
+
+    def gradient(self, B: Tensor) -> Tensor:
+        z, inverse = self._embed(B)
+        pulled = -2 * z.roll(len(z) // 2, 0)  # the partner of row i is row i ± N, in both of their rows
+        for rows, p in self._probabilities(z, self._log_normaliser(z)):
+            pulled[rows] += p @ z
+            pulled.addmm_(p.T, z[rows])
+        return self._pull_back(z, inverse, pulled)
+
+    def linearise(self, B: Tensor) -> Callable[[Tensor], Tensor]:
+        """V ↦ JᵀQJV; z and the rows' normalisers are kept, the (2N)² matrix p is formed anew, block by block."""
+        z, inverse = self._embed(B)
+        log_normaliser = self._log_normaliser(z)
+
+        def product(V: Tensor) -> Tensor:
+            phi_a, phi_b = self.pairs.load(self.index, B.device)
+            V = V.to(z.dtype)
+            z_dot = unit_tangent(z, inverse, torch.cat([phi_a @ V, phi_b @ V]))  # (2N, h)
+            left, right = torch.cat([z_dot, z], 1) / self.temperature, torch.cat([z, z_dot], 1)
+            pulled = torch.zeros_like(z)
+            u = z.new_empty(ROWS, len(z))
+            for rows, p in self._probabilities(z, log_normaliser):
+                w = torch.mm(left[rows], right.T, out=u[: len(p)])  # v → Jv: ṡ = (żzᵀ + zżᵀ)/τ
+                w.mul_(p)  # Jv → HJv: p∘ṡ − p(pᵀṡ), in place
+                w.addcmul_(p, w.sum(1, keepdim=True), value=-1)
+                pulled[rows] += w @ z  # HJv → JᵀHJv: (W + Wᵀ)z, then through z and f
+                pulled.addmm_(w.T, z[rows])
+            return self._pull_back(z, inverse, pulled, phi_a, phi_b)
+
+        return product
+
+    def _embed(self, B: Tensor) -> tuple[Tensor, Tensor]:
+        """z (2N, h) and 1/‖f‖ (2N, 1)."""
+        phi_a, phi_b = self.pairs.load(self.index, B.device)
+        return unit(torch.cat([phi_a.double() @ B, phi_b.double() @ B]), phi_a.dtype)
+
+    def _log_normaliser(self, z: Tensor) -> Tensor:
+        """log Σ_{j≠i} exp s_ij, (2N,)."""
+        parts = []
+        for rows, s in self._exponents(z, torch.zeros_like(z[:, 0])):
+            s.diagonal(rows.start).fill_(-torch.inf)
+            parts.append(s.logsumexp(1))
+        return torch.cat(parts)
+
+    def _probabilities(self, z: Tensor, log_normaliser: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of rows and their p (k, 2N), whose memory is used again for the next block."""
+        for rows, s in self._exponents(z, -log_normaliser):
+            s.exp_().diagonal(rows.start).zero_()
+            yield rows, s
+
+    def _exponents(self, z: Tensor, offset: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of rows of zzᵀ/τ + offset."""
+        buffer = z.new_empty(ROWS, len(z))
+        for start in range(0, len(z), ROWS):
+            rows = slice(start, min(start + ROWS, len(z)))
+            s = buffer[: rows.stop - start]
+            yield rows, torch.addmm(offset[rows, None], z[rows], z.T, alpha=1 / self.temperature, out=s)
+
+    def _pull_back(self, z: Tensor, inverse: Tensor, pulled: Tensor, phi_a=None, phi_b=None) -> Tensor:
+        """From (W + Wᵀ)z, W the derivative's weight per logit times 2N, to B: (r, h) in float64."""
+        if phi_a is None or phi_b is None:
+            phi_a, phi_b = self.pairs.load(self.index, z.device)
+        f_bar = unit_tangent(z, inverse, pulled / (self.temperature * len(z)))
+        N = len(phi_a)
+        return (phi_a.T @ f_bar[:N]).double() + (phi_b.T @ f_bar[N:]).double()
+
+
+def _positives(z: Tensor) -> Tensor:
+    """cos of each row with its partner, (2N,)."""
+    return (z * z.roll(len(z) // 2, 0)).sum(1)

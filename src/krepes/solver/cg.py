@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Operator = Callable[[Tensor], Tensor]
+
 
 class Status(enum.Enum):
     """How a solve ended; the value is the sentence for the reader."""
@@ -23,6 +25,7 @@ class Solution:
 
     Attributes:
         x: the solution, in the shape of the right-hand side.
+        product: A x without the shift, from the product that gave the true residual.
         status: how it ended.
         iterations: operator products in the iteration.
         residual: the true residual relative to the right-hand side, in the preconditioner's norm, recomputed.
@@ -30,6 +33,7 @@ class Solution:
     """
 
     x: Tensor
+    product: Tensor
     status: Status
     iterations: int
     residual: float
@@ -37,14 +41,16 @@ class Solution:
 
 
 def conjugate_gradients(
-    operator: Callable[[Tensor], Tensor],
+    operator: Operator,
     b: Tensor,
     preconditioner: Tensor,
     tol: float,
     max_iter: int,
     x0: Tensor | None = None,
+    shift: float = 0.0,
+    product0: Tensor | None = None,
 ) -> Solution:
-    """Solve A x = b for a positive definite A.
+    """Solve (A + λI) x = b for a positive definite A + λI.
 
     The residual is measured in the norm √(rᵀ P r): unlike ‖r‖, it does not change with a diagonal scaling of the
     unknowns, so the tolerance means the same in every coordinate system (docs/method.md).
@@ -55,18 +61,22 @@ def conjugate_gradients(
         preconditioner: P, a positive diagonal that broadcasts to b.
         tol: relative residual to reach; the recurrence's end is checked against the true residual and the
             iteration restarted from there while it helps.
-        max_iter: operator products at most.
+        max_iter: operator products of the iteration at most; each check of the true residual costs one more.
         x0: a first guess.
+        shift: λ.
+        product0: A x0, if it is known; whatever the iteration reaches from there is checked with a true product.
     """
     x = torch.zeros_like(b) if x0 is None else x0.clone()
-    norm_b = float((b * preconditioner * b).sum().sqrt())
+    norm_b = float(_norm(b, preconditioner))
     if norm_b == 0:
-        return Solution(torch.zeros_like(b), Status.CONVERGED, 0, 0.0, [])
+        return Solution(torch.zeros_like(b), torch.zeros_like(b), Status.CONVERGED, 0, 0.0, [])
+    product = torch.zeros_like(b) if x0 is None else product0
     history: list[float] = []
     status, residual = Status.ITERATION_LIMIT, float("inf")
     while True:
-        r = b - operator(x)
-        previous, residual = residual, float((r * preconditioner * r).sum().sqrt()) / norm_b
+        product = operator(x) if product is None else product
+        r = b - product - shift * x
+        previous, residual = residual, float(_norm(r, preconditioner)) / norm_b
         if residual <= tol:
             status = Status.CONVERGED
         elif not torch.isfinite(r).all():
@@ -74,10 +84,17 @@ def conjugate_gradients(
         # a restart that no longer halves the true residual has reached what rounding allows
         stuck = residual > 0.5 * previous
         if status is not Status.ITERATION_LIMIT or len(history) >= max_iter or stuck:
-            return Solution(x, status, len(history), residual, history)
-        x, status = _run(operator, x, r, preconditioner, tol * norm_b, max_iter, norm_b, history)
+            return Solution(x, product, status, len(history), residual, history)
+        x, status = _run(
+            lambda p: operator(p) + shift * p, x, r, preconditioner, tol * norm_b, max_iter, norm_b, history
+        )
+        product = None
         if status is Status.CONVERGED:
             status = Status.ITERATION_LIMIT  # until the true residual agrees
+
+
+def _norm(r: Tensor, preconditioner: Tensor) -> Tensor:
+    return (r * preconditioner * r).sum().sqrt()
 
 
 def _run(operator, x, r, preconditioner, target, max_iter, norm_b, history) -> tuple[Tensor, Status]:

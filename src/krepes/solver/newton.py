@@ -1,8 +1,4 @@
-"""The generalised Gauss–Newton step: (JᵀQJ + λR) vec ΔB = −∇L(B).
-
-The system is solved in the coordinates Y in which R is the identity, B = S Y with S = Λ^{1/2} for
-ridge="coefficients" (R = Λ^{-1}, so that λ acts on ‖Ã‖²) and S = I for ridge="rkhs" (R = I, λ‖f‖²_H).
-"""
+"""The generalised Gauss–Newton step: (JᵀQJ + λR) vec ΔB = −∇L(B)."""
 
 import math
 from collections.abc import Callable
@@ -13,12 +9,13 @@ from torch import Tensor
 
 from krepes.errors import ConfigError
 from krepes.objectives.base import Problem
-from krepes.solver.cg import Solution, Status, conjugate_gradients
+from krepes.solver.cg import Status
+from krepes.solver.system import System, linearise
 
-PROBES = 8  # of the Hutchinson estimate of the curvature's diagonal
 GAIN_RATIO = 0.25  # the least accepted actual / predicted decrease of damping="auto"
 GRID = tuple(10.0**e for e in range(4, -5, -1))  # relative λ of damping="auto", descending
 ARMIJO, SHORTEST = 1e-4, 2.0**-20
+FULL_RESIDUAL = 0.1  # of a subset's step, beyond which the message says so
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,10 @@ class Newton:
             full step.
         tol: relative residual of the linear solve.
         max_iter: curvature products per solve.
+        curvature_samples: of streamed objectives (SimCLR, BYOL): the curvature is taken from the first seeded batches
+            that reach this many pairs (a single batch is never divided); loss, gradient and actual decrease from all.
+            None: all pairs. The default bounds a product's cost for an error of two to four per cent
+            (docs/method.md); the outcome states what it leaves. Moment objectives ignore it: they are exact at no cost.
     """
 
     ridge: str = "coefficients"
@@ -45,6 +46,7 @@ class Newton:
     line_search: bool = False
     tol: float = 1e-4
     max_iter: int = 200
+    curvature_samples: int | None = 32_768
 
     def __post_init__(self):
         if self.ridge not in ("coefficients", "rkhs"):
@@ -59,6 +61,8 @@ class Newton:
                 f"steps={self.steps}, max_iter={self.max_iter}, tol={self.tol}; expected steps and max_iter >= 1 "
                 "and 0 < tol < 1"
             )
+        if self.curvature_samples is not None and self.curvature_samples < 2:
+            raise ConfigError(f"curvature_samples={self.curvature_samples}; expected at least 2 pairs, or None for all")
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,10 @@ class Outcome:
         mean_curvature: mean diagonal of the curvature in the ridge's coordinates.
         history: relative residual per iteration of the last solve.
         trials: the λ that damping="auto" tried.
+        products: curvature products of everything: probes, solves and checks.
+        curvature_samples: pairs that the curvature was taken from; None: all, or moments.
+        full_residual: relative residual of the last solve's (full) step under the curvature of all pairs, if the
+            solve knew only some.
     """
 
     status: Status
@@ -102,6 +110,9 @@ class Outcome:
     mean_curvature: float
     history: list[float] = field(default_factory=list, repr=False)
     trials: list[DampingTrial] = field(default_factory=list, repr=False)
+    products: int = 0
+    curvature_samples: int | None = None
+    full_residual: float | None = None
 
     @property
     def lowered(self) -> bool:
@@ -134,91 +145,76 @@ def solve(
         generator: of the Hutchinson probes.
         progress: called with a phrase after each solve.
     """
-    S = eigenvalues.sqrt() if settings.ridge == "coefficients" else torch.ones_like(eigenvalues)
-    B, outcome, iterations, first_loss = B0, None, 0, math.nan
+    B, outcome, iterations, products, first_loss = B0, None, 0, 0, math.nan
     for _ in range(settings.steps):
         problem = make_problem(B)
-        dB, outcome = _one_step(settings, problem, B, S[:, None], generator, progress)
+        dB, outcome = _one_step(settings, problem, B, eigenvalues, generator, progress)
         first_loss = outcome.loss_before if math.isnan(first_loss) else first_loss
-        iterations += outcome.iterations
+        iterations, products = iterations + outcome.iterations, products + outcome.products
         B = B + dB
     assert outcome is not None
-    outcome = replace(outcome, iterations=iterations, loss_before=first_loss)
-    return Step(B - B0, replace(outcome, message=_message(outcome)))
+    outcome = replace(outcome, iterations=iterations, products=products, loss_before=first_loss)
+    return Step(B - B0, replace(outcome, message=_message(outcome, problem.size)))
 
 
-def _one_step(settings, problem: Problem, B: Tensor, S: Tensor, generator, progress) -> tuple[Tensor, Outcome]:
-    loss, gradient = float(problem.value(B)), S * problem.gradient(B)
-    product = problem.ggn(B)
-
-    def curvature(Y: Tensor) -> Tensor:
-        return S * product(S * Y)
-
-    diagonal = _diagonal(curvature, B, generator)
-    mean = float(diagonal.mean())
-    if not (mean > 0 and math.isfinite(mean) and math.isfinite(loss) and bool(torch.isfinite(gradient).all())):
-        status = Status.NON_FINITE if not math.isfinite(mean + loss) else Status.CURVATURE_BREAKDOWN
-        if settings.relative or settings.damping == "auto" or status is Status.NON_FINITE:
-            return torch.zeros_like(B), Outcome(
-                status, "", 0, math.nan, math.nan, loss, loss, math.nan, math.nan, 0.0, mean
-            )
-
-    def at(damping: float, Y0: Tensor | None) -> Solution:
-        return conjugate_gradients(
-            lambda Y: curvature(Y) + damping * Y,
-            -gradient,
-            1 / (diagonal[:, None] + damping),
-            settings.tol,
-            settings.max_iter,
-            Y0,
-        )
-
-    def gain(Y: Tensor) -> tuple[float, float]:
-        """ρ = (L(B) − L(B + ΔB)) / −(gᵀΔ + ½ΔᵀGΔ), and the loss after the full step."""
-        predicted = -float((gradient * Y).sum() + 0.5 * (Y * curvature(Y)).sum())
-        after = float(problem.value(B + S * Y))
-        return (loss - after) / predicted if predicted > 0 else math.nan, after
-
+def _one_step(
+    settings: Newton, problem: Problem, B: Tensor, eigenvalues, generator, progress
+) -> tuple[Tensor, Outcome]:
+    system = linearise(problem, B, eigenvalues, settings.ridge, generator, settings.curvature_samples)
+    mean, defect = system.mean, system.defect()
+    if defect and (settings.relative or settings.damping == "auto" or defect is Status.NON_FINITE):
+        return torch.zeros_like(B), _refused(system, defect)
     trials: list[DampingTrial] = []
     if settings.damping == "auto":
-        damping, solution, ratio, after = _descend(at, gain, mean, trials, progress)
+        damping, solution, ratio, after = _descend(settings, system, trials, progress)
     else:
         damping = float(settings.damping) * (mean if settings.relative else 1.0)
-        solution = at(damping, None)
-        ratio, after = gain(solution.x)
-    length = 1.0
+        solution = system.solve(damping, settings.tol, settings.max_iter)
+        ratio, after = system.gain(solution)
+    length, dB = 1.0, system.S * solution.x
     if settings.line_search or settings.damping == "auto":
-        length, after = _backtrack(problem, B, S * solution.x, float((gradient * solution.x).sum()), loss, after)
-    progress(f"λ = {damping / mean:.3g} × mean curvature, {solution.iterations} iterations, gain ratio {ratio:.2f}")
-    return length * (S * solution.x), Outcome(
-        solution.status,
-        "",
-        solution.iterations,
-        solution.residual,
-        ratio,
-        loss,
-        after,
-        damping,
-        damping / mean,
-        length,
-        mean,
-        solution.history,
-        trials,
+        slope = float((system.gradient * solution.x).sum())
+        length, after = _backtrack(problem, B, dB, slope, system.loss, after)
+    progress(
+        f"λ = {system.relative(damping):.3g} × mean curvature, {solution.iterations} iterations, gain ratio {ratio:.2f}"
+    )
+    return length * dB, Outcome(
+        status=solution.status,
+        message="",
+        iterations=solution.iterations,
+        residual=solution.residual,
+        gain_ratio=ratio,
+        loss_before=system.loss,
+        loss_after=after,
+        damping=damping,
+        relative_damping=system.relative(damping),
+        step_length=length,
+        mean_curvature=mean,
+        history=solution.history,
+        trials=trials,
+        products=system.curvature.products,
+        curvature_samples=system.samples,
+        full_residual=system.full_residual(solution, damping),
     )
 
 
-def _descend(at, gain, mean: float, trials: list[DampingTrial], progress):
-    """The last λ of the descending grid whose gain ratio holds, warm-started; the largest when none does.
+def _refused(system: System, status: Status) -> Outcome:
+    """No step: the system itself is unusable."""
+    loss, nan = system.loss, math.nan
+    return Outcome(status, "", 0, nan, nan, loss, loss, nan, nan, 0.0, system.mean, products=system.curvature.products)
+
+
+def _descend(settings: Newton, system: System, trials: list[DampingTrial], progress):
+    """The last λ of the descending grid whose gain ratio holds; the largest when none does.
 
     The descent stops at the first λ that fails: an accepted λ below a failing one would owe its ratio to luck, not
-    to the model's validity on the way there.
+    to the model's validity on the way there. The solves come lazily, so that what lies below costs nothing.
     """
     best = None
-    Y = None
-    for relative in GRID:
-        damping = relative * mean
-        solution = at(damping, Y)
-        ratio, after = gain(solution.x)
+    dampings = [relative * system.mean for relative in GRID]
+    solutions = system.solves(dampings, settings.tol, settings.max_iter)
+    for relative, damping, solution in zip(GRID, dampings, solutions, strict=False):
+        ratio, after = system.gain(solution)
         accepted = ratio >= GAIN_RATIO
         trials.append(DampingTrial(relative, ratio, after, accepted))
         progress(f"λ = {relative:g} × mean curvature: gain ratio {ratio:.2f}")
@@ -226,7 +222,6 @@ def _descend(at, gain, mean: float, trials: list[DampingTrial], progress):
             best = (damping, solution, ratio, after)
         if not accepted:
             break
-        Y = solution.x
     assert best is not None
     return best
 
@@ -242,20 +237,7 @@ def _backtrack(problem: Problem, B: Tensor, dB: Tensor, slope: float, loss: floa
     return 0.0, loss
 
 
-def _diagonal(curvature, B: Tensor, generator: torch.Generator) -> Tensor:
-    """Hutchinson's estimate of the curvature's diagonal, averaged over the h columns: (r,), positive."""
-    total = torch.zeros_like(B)
-    for _ in range(PROBES):
-        signs = torch.randint(0, 2, tuple(B.shape), generator=generator).to(B) * 2 - 1
-        total += signs * curvature(signs)
-    rows = total.mean(1) / PROBES
-    mean = rows.mean()
-    # the estimate of a small entry may be negative; the preconditioner must stay positive, the mean unchanged
-    floored = rows.clamp_min(1e-3 * float(mean.clamp_min(0)))
-    return floored * (mean / floored.mean()) if float(floored.sum()) > 0 else rows
-
-
-def _message(outcome: Outcome) -> str:
+def _message(outcome: Outcome, size: int) -> str:
     parts = []
     if not outcome.lowered:
         parts.append(
@@ -269,5 +251,10 @@ def _message(outcome: Outcome) -> str:
         parts.append(
             f"The gain ratio {outcome.gain_ratio:.2f} is below {GAIN_RATIO}: the quadratic model predicts this step "
             "badly."
+        )
+    if outcome.full_residual is not None and not outcome.full_residual <= FULL_RESIDUAL:
+        parts.append(
+            f"The curvature of {outcome.curvature_samples} of {size} pairs stood for that of all, under which the "
+            f"step's residual is {outcome.full_residual:.0%}: raise curvature_samples."
         )
     return " ".join(parts)
