@@ -24,9 +24,11 @@ from krepes.data import (
     Source,
     TableSchema,
     TableSource,
-    read_csv,
+    read_table,
 )
-from krepes.data.tables import MISSING, require_column
+from krepes.data.readers import MISSING
+from krepes.data.source import RowIds
+from krepes.data.tables import require_column
 from krepes.engine import Engine
 from krepes.errors import ConfigError, DataError, EncoderError
 from krepes.kernel.ntk import NTK
@@ -57,7 +59,7 @@ class EncoderConfig(Section):
 
 
 class DataConfig(Section):
-    """A CSV table with the schema saved at training, or an .npy array."""
+    """A CSV or Parquet table with the schema saved at training, or an .npy array."""
 
     table: str | None = None
     array: str | None = None
@@ -207,23 +209,23 @@ def build_encoder(config: EncoderConfig, folder: Path) -> nn.Module:
 def build_source(config: DataConfig, folder: Path) -> Source:
     """The samples."""
     if (config.table is None) == (config.array is None):
-        raise ConfigError("data needs exactly one of 'table' (CSV) and 'array' (.npy)")
+        raise ConfigError("data needs exactly one of 'table' (CSV or Parquet) and 'array' (.npy)")
     if config.array is not None:
         path = resolve(config.array, folder)
         try:
-            array = np.load(path, allow_pickle=False)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise DataError(f"cannot read {path} as .npy: {error}") from error
         return ArraySource(array[: config.rows])
     if config.schema_file is None:
         raise ConfigError("data.schema is missing: the table schema that was saved when the encoder was trained")
-    frame = read_csv(resolve(config.table or "", folder), config.columns, config.skip_lines, config.missing)
+    frame = read_table(resolve(config.table or "", folder), config.columns, config.skip_lines, config.missing)
     schema = TableSchema.load(resolve(config.schema_file, folder))
     if config.label is not None and config.label in schema.slices:
         raise DataError(f"the schema encodes the label column '{config.label}'; labels never reach the encoder")
     frame = frame.head(config.rows) if config.rows else frame
     ids = frame[require_column(frame, config.id)].astype(str).tolist() if config.id else None
-    return TableSource(frame, schema, ids or [f"row-{i}" for i in range(len(frame))])
+    return TableSource(frame, schema, ids or RowIds(len(frame), "row-"))
 
 
 def build_views(config: ViewsConfig, source: Source):
@@ -234,7 +236,7 @@ def build_views(config: ViewsConfig, source: Source):
         return ShiftNoise(config.max_shift, config.std, config.contrast)
     if not isinstance(source, TableSource):
         raise ConfigError("views scarf replaces a table's features; data is no table. Use gaussian or shift.")
-    return Scarf(source.batch(range(len(source))), list(source.schema.slices.values()), config.rate)
+    return Scarf.of_table(source, config.rate)
 
 
 def build_auditor(config: Config, network: nn.Module, progress: Progress) -> Auditor:

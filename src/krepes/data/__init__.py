@@ -1,7 +1,8 @@
 """Samples with stable ids, tables in raw units, and views."""
 
+from krepes.data.readers import read_csv, read_parquet, read_table
 from krepes.data.source import ArraySource, DatasetSource, Source, as_source
-from krepes.data.tables import TableSchema, TableSource, read_csv
+from krepes.data.tables import TableSchema, TableSource
 from krepes.data.views import GaussianNoise, Scarf, ShiftNoise
 
 __all__ = [
@@ -15,4 +16,6 @@ __all__ = [
     "TableSource",
     "as_source",
     "read_csv",
+    "read_parquet",
+    "read_table",
 ]

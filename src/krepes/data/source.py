@@ -1,6 +1,7 @@
 """Samples with stable ids."""
 
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -23,7 +24,7 @@ class Source(Protocol):
         kind: "image", "table" or "vector": how a sample is shown.
     """
 
-    ids: list[str]
+    ids: Sequence[str]
     kind: str
 
     def __len__(self) -> int: ...
@@ -62,7 +63,10 @@ class ArraySource:
         if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
             raise DataError(f"the array holds {array.dtype} values; expected numbers")
         try:
-            self._array = torch.as_tensor(array)
+            with warnings.catch_warnings():
+                # a read-only memory map is never written to: batches are copies
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+                self._array = torch.as_tensor(array)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"cannot read a {type(array).__name__} as samples: {error}") from error
         if self._array.ndim < 1 or self._array.numel() == 0:
@@ -76,7 +80,8 @@ class ArraySource:
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Samples (B, ...)."""
-        return self._array[torch.as_tensor(list(indices), dtype=torch.long)]
+        index = slice_of(indices)
+        return self._array[index].clone() if isinstance(index, slice) else self._array[index]
 
     def metadata(self) -> pd.DataFrame | None:
         """The table given with the samples."""
@@ -214,10 +219,33 @@ def kind_of(shape: Sequence[int]) -> str:
     return "image" if len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)) else "vector"
 
 
-def checked_ids(ids: Sequence[str] | None, n: int) -> list[str]:
+class RowIds(Sequence):
+    """The ids prefix0 … prefix(n − 1), made when they are asked for."""
+
+    def __init__(self, n: int, prefix: str = ""):
+        self._rows, self._prefix = range(n), prefix
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        found = self._rows[index]
+        return [f"{self._prefix}{i}" for i in found] if isinstance(found, range) else f"{self._prefix}{found}"
+
+
+def slice_of(indices: Sequence[int]) -> slice | Tensor:
+    """An ascending range as a slice, everything else as a tensor of positions."""
+    if isinstance(indices, range) and indices.step == 1 and indices.start >= 0:
+        return slice(indices.start, indices.stop)
+    return torch.as_tensor(list(indices), dtype=torch.long)
+
+
+def checked_ids(ids: Sequence[str] | None, n: int) -> Sequence[str]:
     """n unique ids."""
     if ids is None:
-        return [str(i) for i in range(n)]
+        return RowIds(n)
+    if isinstance(ids, RowIds) and len(ids) == n:
+        return ids
     names = [str(i) for i in ids]
     if len(names) != n:
         raise DataError(f"{len(names)} ids for {n} samples; expected one each")

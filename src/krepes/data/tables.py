@@ -1,10 +1,11 @@
-"""Tables: from CSV to encoder inputs, with the raw units kept for the reader."""
+"""Tables as encoder inputs, with the raw units kept for the reader."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 # pyright: reportOperatorIssue=false
 # pandas annotates a column lookup as a union of everything that it could ever return.
 
 import difflib
+import hashlib
 import json
 import math
 import warnings
@@ -14,78 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv as pa_csv
 import torch
 from torch import Tensor
 
-from krepes.data.source import ArraySource
+from krepes.data.source import checked_ids, slice_of
 from krepes.errors import DataError, KrepesWarning
-
-MISSING = ("", "?", "NA", "NaN", "nan")
-
-
-def read_csv(
-    path: str | Path,
-    columns: Sequence[str] | None = None,
-    skip_lines: int = 0,
-    missing: Sequence[str] = MISSING,
-) -> pd.DataFrame:
-    """A CSV file as a table: cells stripped, missing tokens missing, columns numeric where every cell is.
-
-    Args:
-        path: a UTF-8 file, with or without a byte-order mark.
-        columns: names, for a file without a header.
-        skip_lines: lines before the header or the first row.
-        missing: cells that mean "missing".
-
-    Raises:
-        DataError: no such file, no rows, a ragged row (named), a repeated column, or another encoding.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
-    try:
-        header = pa_csv.ReadOptions(
-            column_names=list(columns) if columns else None, skip_rows=skip_lines, encoding="utf8"
-        )
-        # a first look for the names, a second one with every column read as text
-        parse = pa_csv.ParseOptions(newlines_in_values=True)
-        with pa_csv.open_csv(path, header, parse) as reader:
-            names = reader.schema.names
-        repeated = sorted({n.strip() for n in names if names.count(n) > 1})
-        if repeated:
-            raise DataError(f"{path}: the column names {', '.join(repeated)} occur more than once")
-        text = pa_csv.ConvertOptions(
-            column_types={n: pa.string() for n in names}, strings_can_be_null=False, check_utf8=True
-        )
-        table = pa_csv.read_csv(path, header, parse, text)
-    except pa.ArrowInvalid as error:
-        raise DataError(_explain_csv_error(path, str(error))) from error
-    if table.num_rows == 0:
-        raise DataError(f"{path} holds no rows")
-    frame = pd.DataFrame(
-        {n.strip(): np.asarray([v.strip() for v in table[n].to_pylist()], dtype=object) for n in names}
-    )
-    tokens = set(missing)
-    return pd.DataFrame({name: _typed(frame[name], tokens) for name in frame.columns})
-
-
-def _explain_csv_error(path: Path, message: str) -> str:
-    if "UTF8" in message or "utf8" in message:
-        return f"{path} is not UTF-8 ({message}); convert it, for example with iconv -t utf-8"
-    if "Empty CSV" in message or "no rows" in message.lower():
-        return f"{path} is empty"
-    return f"{path}: {message.strip()}. Every row needs the same number of cells."
-
-
-def _typed(column: pd.Series, tokens: set[str]) -> pd.Series:
-    """Float64 when every cell that is not missing is a finite number, else text with None for missing."""
-    gone = column.isin(tokens)
-    numbers = pd.to_numeric(column.where(~gone), errors="coerce").astype(float)
-    if bool((np.isfinite(numbers) | gone).all()) and not bool(gone.all()):
-        return numbers
-    return column.astype(object).where(~gone, None)
 
 
 @dataclass(frozen=True)
@@ -169,33 +103,53 @@ class TableSchema:
         Raises:
             DataError: a column is absent, or a numeric one holds text; names row and value.
         """
-        return torch.from_numpy(
-            np.concatenate([self._encode(frame[require_column(frame, c.name)], c) for c in self.columns], 1)
+        return self.codes(frame).expand(slice(None))
+
+    def codes(self, frame: pd.DataFrame) -> "Codes":
+        """The table with one code per categorical feature; raises as `transform`."""
+        slices, dense, dense_columns, hot = self.slices, [], [], []
+        for c in self.columns:
+            values = frame[require_column(frame, c.name)]
+            if c.kind == "numeric":
+                dense += self._numeric(values, c)
+                dense_columns += range(slices[c.name].start, slices[c.name].stop)
+            else:
+                hot.append(slices[c.name].start + self._categories(values, c))
+        n = len(frame)
+        return Codes(
+            torch.from_numpy(np.stack(dense, 1)) if dense else torch.zeros(n, 0),
+            torch.tensor(dense_columns, dtype=torch.long),
+            torch.from_numpy(np.stack(hot, 1).astype(np.int32)) if hot else torch.zeros(n, 0, dtype=torch.int32),
+            self.width,
         )
 
-    def _encode(self, values: pd.Series, column: Column) -> np.ndarray:
+    def _numeric(self, values: pd.Series, column: Column) -> list[np.ndarray]:
+        """The standardised values (n,), and the flag of missing ones where the schema has it."""
         missing = values.isna().to_numpy()
-        if column.kind == "numeric":
-            numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
-            bad = ~np.isfinite(numbers) & ~missing
-            if bad.any():
-                row = int(np.flatnonzero(bad)[0])
-                raise DataError(
-                    f"column '{column.name}' is numeric, but row {row} holds {values.iloc[row]!r} ({int(bad.sum())} "
-                    "such cells)"
-                )
-            if missing.any() and not column.missing:
-                _warn(f"column '{column.name}' had no missing values when fitted; {int(missing.sum())} get its mean")
-            scaled = np.where(missing, 0.0, (numbers - column.mean) / (column.std or 1.0))
-            parts = [scaled] + ([missing.astype(float)] if column.missing else [])
-            return np.stack(parts, 1).astype(np.float32)
+        numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
+        bad = ~np.isfinite(numbers) & ~missing
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise DataError(
+                f"column '{column.name}' is numeric, but row {row} holds {values.iloc[row]!r} ({int(bad.sum())} "
+                "such cells)"
+            )
+        if missing.any() and not column.missing:
+            _warn(f"column '{column.name}' had no missing values when fitted; {int(missing.sum())} get its mean")
+        scaled = np.where(missing, 0.0, (numbers - column.mean) / (column.std or 1.0))
+        return [p.astype(np.float32) for p in ([scaled, missing] if column.missing else [scaled])]
+
+    def _categories(self, values: pd.Series, column: Column) -> np.ndarray:
+        """Category numbers (n,); k for missing and k + 1 for unseen cells, of k categories."""
         position = {c: i for i, c in enumerate(column.categories)}
         k = len(position)
-        codes = np.array([k if m else position.get(str(v), k + 1) for v, m in zip(values, missing, strict=True)])
+        found, kinds = pd.factorize(values)
+        known = np.array([position.get(str(v), k + 1) for v in kinds] + [k])  # factorize marks missing cells by −1
+        codes = known[found]
         unseen = int((codes == k + 1).sum())
         if unseen:
             _warn(f"column '{column.name}': {unseen} cells hold categories that the schema has not seen")
-        return np.eye(k + 2, dtype=np.float32)[codes]
+        return codes
 
     def save(self, path: str | Path) -> None:
         """As JSON."""
@@ -234,7 +188,7 @@ def _fit_column(values: pd.Series, name: str, as_category: bool) -> Column:
         if not all(map(math.isfinite, (low, high, std))):
             raise DataError(f"column '{name}' holds infinite values")
         return Column(name, "numeric", float(numbers.mean()), std, low, high, missing)
-    return Column(name, "categorical", missing=missing, categories=tuple(sorted({str(v) for v in present})))
+    return Column(name, "categorical", missing=missing, categories=tuple(sorted({str(v) for v in present.unique()})))
 
 
 def require_column(frame: pd.DataFrame, name: str) -> str:
@@ -246,8 +200,37 @@ def require_column(frame: pd.DataFrame, name: str) -> str:
     return name
 
 
-class TableSource(ArraySource):
+@dataclass(frozen=True)
+class Codes:
+    """A table before one-hot encoding.
+
+    Attributes:
+        dense: standardised values and flags of missing ones (n, w), float32.
+        dense_columns: where they stand in the encoded row (w,).
+        hot: per categorical feature the encoded column that is one (n, c), int32.
+        width: p, the number of encoded columns.
+    """
+
+    dense: Tensor
+    dense_columns: Tensor
+    hot: Tensor
+    width: int
+
+    def expand(self, index) -> Tensor:
+        """Encoded rows (B, p), float32."""
+        return self.fill(self.dense[index], self.hot[index])
+
+    def fill(self, dense: Tensor, hot: Tensor) -> Tensor:
+        """Encoded rows (B, p) of given values (B, w) and columns (B, c)."""
+        out = torch.zeros(len(dense), self.width)
+        out[:, self.dense_columns] = dense
+        return out.scatter_(1, hot.long(), 1.0)
+
+
+class TableSource:
     """A table as samples: encoded for the encoder, raw for the reader.
+
+    The encoded rows are made when they are asked for; what is held is the raw table and one code per cell.
 
     Args:
         frame: the table in raw units.
@@ -255,10 +238,33 @@ class TableSource(ArraySource):
         ids: one per row; default the row numbers.
     """
 
+    kind = "table"
+
     def __init__(self, frame: pd.DataFrame, schema: TableSchema, ids: Sequence[str] | None = None):
-        shown = frame[[c.name for c in schema.columns]].reset_index(drop=True)
-        super().__init__(schema.transform(frame), ids, shown, kind="table")
-        self.schema = schema
+        if len(frame) == 0:
+            raise DataError("there are no samples: the table has no rows")
+        self.schema, self.codes = schema, schema.codes(frame)
+        self.ids = checked_ids(ids, len(frame))
+        self._frame = frame[[c.name for c in schema.columns]].reset_index(drop=True)
+
+    def __len__(self) -> int:
+        return len(self._frame)
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Encoded rows (B, p), float32."""
+        return self.codes.expand(slice_of(indices))
+
+    def metadata(self) -> pd.DataFrame:
+        """The raw table; not to be changed."""
+        return self._frame
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, schema and codes."""
+        digest = hashlib.sha256("\0".join(self.ids).encode())
+        digest.update(repr(self.schema).encode())
+        for part in (self.codes.dense, self.codes.hot):
+            digest.update(part.contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 def _warn(message: str) -> None:

@@ -1,11 +1,13 @@
 """Views: callables (batch, generator) -> batch that imitate the encoder's training augmentations."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from krepes.data.tables import TableSource
 from krepes.errors import ConfigError, DataError
 
 
@@ -66,29 +68,51 @@ class Scarf:
     takes several encoded columns is replaced as a whole.
 
     Args:
-        reference: encoded rows (N, p) to draw from.
+        reference: encoded rows (N, p) to draw from; for a large table see `of_table`.
         groups: encoded columns of each feature; together they cover all p.
         rate: probability of replacement.
     """
 
     def __init__(self, reference: Tensor, groups: Sequence[slice], rate: float = 0.6):
+        columns = torch.arange(reference.shape[-1])[None]
+        self._prepare(len(reference), groups, rate)
+        if reference.ndim != 2 or len(self.group) != reference.shape[1]:
+            raise DataError(
+                f"the groups cover {len(self.group)} columns of a reference of shape {tuple(reference.shape)}"
+            )
+        self._draw = lambda donors: reference[donors[:, self.group], columns]
+        self._origin = lambda: hashlib.sha256(reference.contiguous().numpy().data).hexdigest()
+
+    @classmethod
+    def of_table(cls, source: TableSource, rate: float = 0.6) -> "Scarf":
+        """The same, with donors drawn from a table's codes: the encoded table is never held."""
+        view, codes, schema = cls.__new__(cls), source.codes, source.schema
+        view._prepare(len(source), list(schema.slices.values()), rate)
+        of_hot = torch.tensor([i for i, c in enumerate(schema.columns) if c.kind != "numeric"], dtype=torch.long)
+        of_dense = view.group[codes.dense_columns]
+
+        def draw(donors: Tensor) -> Tensor:
+            dense = codes.dense[donors[:, of_dense], torch.arange(len(of_dense))[None]]
+            return codes.fill(dense, codes.hot[donors[:, of_hot], torch.arange(len(of_hot))[None]])
+
+        view._draw, view._origin = draw, source.fingerprint
+        return view
+
+    def _prepare(self, n: int, groups: Sequence[slice], rate: float) -> None:
         if not 0 < rate <= 1:
             raise ConfigError(f"rate={rate}; expected 0 < rate <= 1")
-        width = sum(g.stop - g.start for g in groups)
-        if reference.ndim != 2 or width != reference.shape[1]:
-            raise DataError(f"the groups cover {width} columns of a reference of shape {tuple(reference.shape)}")
-        self.reference, self.rate = reference, rate
-        self.group = torch.repeat_interleave(
-            torch.arange(len(groups)), torch.tensor([g.stop - g.start for g in groups])
-        )
+        self.rate, self._n = rate, n
+        widths = torch.tensor([g.stop - g.start for g in groups])
+        self.group = torch.repeat_interleave(torch.arange(len(groups)), widths)
 
     def __call__(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         """A view (B, p)."""
-        if batch.ndim != 2 or batch.shape[1] != self.reference.shape[1]:
-            raise DataError(f"Scarf got a batch of shape {tuple(batch.shape)}; expected (B, {self.reference.shape[1]})")
+        if batch.ndim != 2 or batch.shape[1] != len(self.group):
+            raise DataError(f"Scarf got a batch of shape {tuple(batch.shape)}; expected (B, {len(self.group)})")
         shape = (len(batch), int(self.group[-1]) + 1)
         corrupt = torch.rand(shape, generator=generator) < self.rate
-        donors = torch.randint(len(self.reference), shape, generator=generator)
-        columns = torch.arange(batch.shape[1])[None]
-        drawn = self.reference[donors[:, self.group], columns]
-        return torch.where(corrupt[:, self.group], drawn.to(batch.dtype), batch)
+        donors = torch.randint(self._n, shape, generator=generator)
+        return torch.where(corrupt[:, self.group], self._draw(donors).to(batch.dtype), batch)
+
+    def __repr__(self) -> str:
+        return f"Scarf(rate={self.rate}, reference={self._origin()})"

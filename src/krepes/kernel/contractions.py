@@ -4,16 +4,18 @@ For a linear map at positions t the gradient is G = Σ_t g_t a_tᵀ, so that ⟨
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv1d_weight, conv2d_weight
 
 # entries of one intermediate of a factored product over several positions (64 MiB in float32)
 PAIRS = 16 * 2**20
+IMAGES = 16  # images whose weight gradients are formed at a time: they and the gradients stay in the caches
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ def explicit(term: Term, a: Tensor | None, g: Tensor, samples: int) -> Tensor:
         total = reduce_to(g, term.shape, term.options.get("channel"))
         return total.expand(samples, -1, -1)
     assert a is not None
-    if term.kind == "conv" and not term.outer:
-        return grouped_convolution(term, a, g, samples)
+    if term.kind == "conv" and (a.device.type == "cpu" or not term.outer):
+        return convolution(term, a, g, samples)
     a, g = operands(term, a, g, samples)
     if term.kind == "embedding":
         return scatter_tokens(term, a, g, samples)
@@ -177,16 +179,38 @@ def spread(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
     return values * dims if len(values) == 1 else values
 
 
-def grouped_convolution(term: Term, a: Tensor, g: Tensor, samples: int) -> Tensor:
-    """The gradient (B, q, numel) of a convolution in groups."""
+def convolution(term: Term, a: Tensor, g: Tensor, samples: int) -> Tensor:
+    """The gradient (B, q, numel) of a convolution's weight, every image being a group of one large convolution.
+
+    On a CPU this is three to six times faster than unfolded patches, which are written to memory first.
+    """
     assert term.a is not None
-    a, groups = term.a.per_sample(a, samples), term.options["groups"]
-    images, k = a.movedim(term.a.dim + 1, 1).flatten(0, 1), term.a.k
-    patches = unfold(images, term.options).unflatten(0, (samples, k))  # (B, k, C·kernel, L)
-    patches = patches.unflatten(2, (groups, -1)).permute(0, 2, 1, 4, 3).flatten(2, 3)  # (B, groups, k·L, C/groups·k)
-    g = g.movedim(term.g.dim + 2, 2).flatten(4)  # (B, q, k, C_out, L)
-    g = g.unflatten(3, (groups, -1)).permute(0, 1, 3, 4, 2, 5).flatten(4)  # (B, q, groups, C_out/groups, k·L)
-    return (g @ patches.unsqueeze(1)).flatten(2)
+    options, dims = term.options, term.options["dims"]
+    _, stride, padding, dilation = geometry(options)
+    images, k = term.a.per_sample(a, samples).movedim(term.a.dim + 1, 1).flatten(0, 1), term.a.k
+    if any(low != high for low, high in padding):
+        images = F.pad(images, [n for pair in reversed(padding) for n in pair])
+        padding = tuple((0, 0) for _ in padding)
+    g = g.expand(samples, *g.shape[1:]).movedim(term.g.dim + 2, 2)  # (B, q, k, C_out, *out)
+    weight_gradient: Callable[..., Tensor] = conv1d_weight if dims == 1 else conv2d_weight
+    pads, groups = tuple(low for low, _ in padding), options.get("groups", 1)
+
+    def part(x: Tensor, y: Tensor) -> Tensor:
+        """One direction's gradients (N, numel) of N images (N, C, *spatial)."""
+        N = len(x)
+        size = (N * term.shape[0], *term.shape[1:])
+        out = weight_gradient(
+            x.reshape(1, -1, *x.shape[2:]), size, y.reshape(1, -1, *y.shape[2:]), stride, pads, dilation, N * groups
+        )
+        return out.view(N, -1)
+
+    out = g.new_empty(samples, g.shape[1], term.numel)
+    for start in range(0, samples, IMAGES):
+        block = slice(start, start + IMAGES)
+        x = images.unflatten(0, (samples, k))[block].flatten(0, 1)
+        for p in range(g.shape[1]):
+            out[block, p] = part(x, g[block, p].flatten(0, 1)).unflatten(0, (-1, k)).sum(1)
+    return out
 
 
 def scatter_tokens(term: Term, ids: Tensor, g: Tensor, samples: int) -> Tensor:

@@ -1,0 +1,195 @@
+"""CSV and Parquet as tables in little memory: numbers as float64, text as categories."""
+
+# pyright: reportAttributeAccessIssue=false
+# pyarrow makes its compute functions when it is imported.
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from krepes.errors import DataError
+
+MISSING = ("", "?", "NA", "NaN", "nan")
+CHUNK = 8 * 2**20  # bytes of text that are parsed at a time
+
+
+def read_table(
+    path: str | Path,
+    columns: Sequence[str] | None = None,
+    skip_lines: int = 0,
+    missing: Sequence[str] = MISSING,
+) -> pd.DataFrame:
+    """A `.parquet` file, or else a CSV file, as a table.
+
+    Args:
+        columns: for CSV the names, when it has no header; for Parquet the columns to read.
+        skip_lines, missing: see `read_csv`.
+
+    Raises:
+        DataError: as `read_csv` and `read_parquet`.
+    """
+    if Path(path).suffix.lower() in (".parquet", ".pq"):
+        return read_parquet(path, columns, missing)
+    return read_csv(path, columns, skip_lines, missing)
+
+
+def read_csv(
+    path: str | Path,
+    columns: Sequence[str] | None = None,
+    skip_lines: int = 0,
+    missing: Sequence[str] = MISSING,
+) -> pd.DataFrame:
+    """A CSV file as a table: cells stripped, missing tokens missing.
+
+    A column is numeric (float64) when every cell that is not missing is a finite number, else it is categorical text.
+    The file is parsed twice, first for the columns' types, so that its text is never held as a whole.
+
+    Args:
+        path: a UTF-8 file, with or without a byte-order mark.
+        columns: names, for a file without a header.
+        skip_lines: lines before the header or the first row.
+        missing: cells that mean "missing".
+
+    Raises:
+        DataError: no such file, no rows, a ragged row (named), a repeated column, or another encoding.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    try:
+        names = header(path, columns, skip_lines)
+        numeric, rows = dict.fromkeys(names, True), 0
+        present = dict.fromkeys(names, False)
+        for batch in text_batches(path, names, columns, skip_lines):
+            rows += len(batch)
+            for name in names:
+                cells = stripped(batch[name], missing)
+                present[name] |= cells.null_count < len(cells)
+                numeric[name] = numeric[name] and numbers(cells) is not None
+        if rows == 0:
+            raise DataError(f"{path} holds no rows")
+        chosen = {name: numeric[name] and present[name] for name in names}
+        parts: dict[str, list[pa.Array]] = {name: [] for name in names}
+        for batch in text_batches(path, names, columns, skip_lines):
+            for name in names:
+                cells = stripped(batch[name], missing)
+                parts[name].append(numbers(cells) if chosen[name] else cells.dictionary_encode())
+    except pa.ArrowInvalid as error:
+        raise DataError(_explain_csv_error(path, str(error))) from error
+    return pd.DataFrame({name.strip(): as_series(pa.chunked_array(parts[name])) for name in names})
+
+
+def header(path: Path, columns: Sequence[str] | None, skip_lines: int) -> list[str]:
+    """The column names as they stand in the file."""
+    with pa_csv.open_csv(path, *csv_options(columns, skip_lines)) as reader:
+        names = reader.schema.names
+    stripped_names = [n.strip() for n in names]
+    repeated = sorted({n for n in stripped_names if stripped_names.count(n) > 1})
+    if repeated:
+        raise DataError(f"{path}: the column names {', '.join(repeated)} occur more than once")
+    return names
+
+
+def csv_options(columns: Sequence[str] | None, skip_lines: int) -> tuple[pa_csv.ReadOptions, pa_csv.ParseOptions]:
+    names = list(columns) if columns else None
+    read = pa_csv.ReadOptions(column_names=names, skip_rows=skip_lines, encoding="utf8", block_size=CHUNK)
+    return read, pa_csv.ParseOptions(newlines_in_values=True)
+
+
+def text_batches(
+    path: Path, names: list[str], columns: Sequence[str] | None, skip_lines: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows with every column as text."""
+    convert = pa_csv.ConvertOptions(
+        column_types={n: pa.string() for n in names}, strings_can_be_null=False, check_utf8=True
+    )
+    with pa_csv.open_csv(path, *csv_options(columns, skip_lines), convert) as reader:
+        yield from reader
+
+
+def stripped(cells: pa.Array, missing: Sequence[str]) -> pa.Array:
+    """Cells without surrounding blanks, null where they mean "missing"."""
+    cells = pc.utf8_trim_whitespace(cells)
+    gone = pc.is_in(cells, value_set=pa.array(list(missing), cells.type))
+    return pc.if_else(gone, pa.scalar(None, cells.type), cells)
+
+
+def numbers(cells: pa.Array) -> pa.Array | None:
+    """Cells as float64; None when one of them is no finite number."""
+    try:
+        values = pc.cast(pc.replace_substring_regex(cells, r"^\+", ""), pa.float64())
+    except pa.ArrowInvalid:
+        return None
+    return values if pc.all(pc.is_finite(values)).as_py() is not False else None
+
+
+def as_series(column: pa.ChunkedArray) -> pd.Series:
+    """float64, or Categorical with missing cells as NaN."""
+    if pa.types.is_dictionary(column.type):
+        return pd.Series(column.unify_dictionaries().combine_chunks().to_pandas())
+    return pd.Series(column.to_numpy().astype(np.float64, copy=False))
+
+
+def _explain_csv_error(path: Path, message: str) -> str:
+    if "UTF8" in message or "utf8" in message:
+        return f"{path} is not UTF-8 ({message}); convert it, for example with iconv -t utf-8"
+    if "Empty CSV" in message or "no rows" in message.lower():
+        return f"{path} is empty"
+    return f"{path}: {message.strip()}. Every row needs the same number of cells."
+
+
+def read_parquet(
+    path: str | Path, columns: Sequence[str] | None = None, missing: Sequence[str] = MISSING
+) -> pd.DataFrame:
+    """A Parquet file as a table: numbers as float64, text and booleans as categories.
+
+    Args:
+        columns: to read; default all.
+        missing: text cells that mean "missing", beside nulls.
+
+    Raises:
+        DataError: no such file, a damaged one, no rows, an unknown column, or one whose type is neither number,
+            text nor boolean.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    try:
+        with pq.ParquetFile(path) as file:
+            known = file.schema_arrow.names
+            unknown = [c for c in columns or () if c not in known]
+            if unknown:
+                raise DataError(f"{path} has no column '{unknown[0]}'; it has {', '.join(known)}")
+            if file.metadata.num_rows == 0:
+                raise DataError(f"{path} holds no rows")
+            wanted = list(columns) if columns else known
+            parts = [
+                [typed(path, c, batch[c], missing) for c in wanted]
+                for batch in file.iter_batches(columns=wanted, batch_size=65_536)
+            ]
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+    return pd.DataFrame({name: as_series(pa.chunked_array([p[i] for p in parts])) for i, name in enumerate(wanted)})
+
+
+def typed(path: Path, name: str, cells: pa.Array, missing: Sequence[str]) -> pa.Array:
+    """A Parquet column's cells as float64 or as a dictionary of text."""
+    kind = cells.type
+    if pa.types.is_dictionary(kind):
+        cells, kind = cells.dictionary_decode(), kind.value_type
+    if pa.types.is_boolean(kind):
+        return pc.cast(cells, pa.string()).dictionary_encode()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return stripped(pc.cast(cells, pa.string()), missing).dictionary_encode()
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return pc.cast(cells, pa.float64(), safe=False)
+    raise DataError(
+        f"{path}: column '{name}' holds {kind}; expected numbers, text or booleans. Convert it, or leave it out with "
+        "data.columns."
+    )
