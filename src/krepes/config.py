@@ -26,9 +26,8 @@ from krepes.data import (
     TableSource,
     read_table,
 )
-from krepes.data.readers import MISSING
-from krepes.data.source import RowIds
-from krepes.data.tables import require_column
+from krepes.data.readers import MISSING, is_parquet
+from krepes.data.tables import ids_of
 from krepes.engine import Engine
 from krepes.errors import ConfigError, DataError, EncoderError
 from krepes.kernel.ntk import NTK
@@ -59,7 +58,11 @@ class EncoderConfig(Section):
 
 
 class DataConfig(Section):
-    """A CSV or Parquet table with the schema saved at training, or an .npy array."""
+    """A CSV or Parquet table with the schema saved at training, or an .npy array.
+
+    `columns` names all columns of a CSV file without a header, or the columns to read of a Parquet file (default: the
+    schema's and `id`).
+    """
 
     table: str | None = None
     array: str | None = None
@@ -216,16 +219,21 @@ def build_source(config: DataConfig, folder: Path) -> Source:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise DataError(f"cannot read {path} as .npy: {error}") from error
-        return ArraySource(array[: config.rows])
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{path} is an archive of arrays; expected one array, saved with numpy.save")
+        return ArraySource(array[: config.rows] if array.ndim else array)
     if config.schema_file is None:
         raise ConfigError("data.schema is missing: the table schema that was saved when the encoder was trained")
-    frame = read_table(resolve(config.table or "", folder), config.columns, config.skip_lines, config.missing)
     schema = TableSchema.load(resolve(config.schema_file, folder))
     if config.label is not None and config.label in schema.slices:
         raise DataError(f"the schema encodes the label column '{config.label}'; labels never reach the encoder")
+    path, id_column = resolve(config.table or "", folder), [config.id] if config.id else []
+    columns = config.columns or ([*schema.slices, *id_column] if is_parquet(path) else None)
+    frame = read_table(path, columns, config.skip_lines, config.missing, id_column)
     frame = frame.head(config.rows) if config.rows else frame
-    ids = frame[require_column(frame, config.id)].astype(str).tolist() if config.id else None
-    return TableSource(frame, schema, ids or RowIds(len(frame), "row-"))
+    if config.id is None:
+        return TableSource(frame, schema)
+    return TableSource(frame, schema, ids_of(frame, config.id))
 
 
 def build_views(config: ViewsConfig, source: Source):

@@ -30,6 +30,7 @@ class Work:
     def __init__(self, folder: Path | None = None, key: str = ""):
         self.folder, self.key = folder, key
         self.reused: list[str] = []
+        self._written: set[str] = set()
         self._temporary: tempfile.TemporaryDirectory | None = None
 
     def load(self, name: str) -> dict[str, Tensor] | None:
@@ -47,7 +48,8 @@ class Work:
             return None
         if stamp.get("key") != self.key or stamp.get("sha256") != checksum(tensors):
             return None
-        self.reused.append(name)
+        if name not in self._written:
+            self.reused.append(name)
         return tensors
 
     def save(self, name: str, tensors: dict[str, Tensor]) -> None:
@@ -58,6 +60,7 @@ class Work:
         """
         if self.folder is None:
             return
+        self._written.add(name)
         tensors = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
         stamp = {"key": self.key, "sha256": checksum(tensors)}
         write_atomically(self.folder / f"{name}.safetensors", lambda p: save_file(tensors, p, metadata=stamp))

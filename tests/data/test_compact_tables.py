@@ -11,9 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from krepes.data import ArraySource, Scarf, TableSchema, TableSource, read_csv, read_parquet, read_table
-from krepes.data.source import RowIds
-from krepes.errors import DataError
+from krepes.data import ArraySource, RowIds, Scarf, TableSchema, TableSource, read_csv, read_parquet, read_table
+from krepes.errors import DataError, KrepesWarning
 
 
 def frame_of(n: int, seed: int = 0) -> pd.DataFrame:
@@ -96,7 +95,7 @@ def test_parquet_types(tmp_path):
     assert read["n"].isna().tolist() == read["yes"].isna().tolist() == [False, True, False]
     with pytest.raises(DataError, match="column 'd' holds date32"):
         read_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match="no column 'm'; it has n, yes, d"):
+    with pytest.raises(DataError, match=r"unknown column 'm'\. The table has n, yes, d"):
         read_parquet(tmp_path / "t.parquet", ["m"])
 
 
@@ -149,3 +148,77 @@ def test_row_ids_are_a_sequence():
     assert ids.index("row-7") == 7
     with pytest.raises(IndexError):
         ids[1_000_000]
+
+
+@pytest.mark.parametrize(
+    "indices", [range(2, 5), range(4, 1, -1), range(-2, 0), range(0, 5, 2), [4, 0, 4], [], torch.tensor([3, 1])]
+)
+def test_positions_may_be_a_range_a_list_or_a_tensor(indices):
+    frame = frame_of(5)
+    for source in (TableSource(frame, TableSchema.fit(frame)), ArraySource(torch.arange(10.0).reshape(5, 2))):
+        whole = source.batch(range(5))
+        assert torch.equal(
+            source.batch(indices), torch.stack([whole[i] for i in indices]) if len(indices) else whole[:0]
+        )
+        with pytest.raises(IndexError):
+            source.batch(range(3, 6))
+
+
+def test_constant_columns_and_tables_of_one_kind_are_encoded():
+    frame = pd.DataFrame({"x": [2.0, 2.0], "job": pd.Categorical(["a", "a"], ["a", "never"])})
+    with pytest.warns(KrepesWarning, match="constant"):
+        schema = TableSchema.fit(frame)
+    assert TableSource(frame, schema).batch([1, 0]).tolist() == [[0, 1, 0, 0]] * 2
+    for name, width in (("x", 1), ("job", 3)):
+        part = TableSchema(tuple(c for c in schema.columns if c.name == name))
+        assert Scarf.of_table(TableSource(frame, part))(torch.ones(4, width), torch.Generator()).shape == (4, width)
+
+
+def test_categories_are_told_apart_as_text():
+    mixed = pd.DataFrame({"c": pd.Series([1, True, "1.0", None, 1.0], dtype=object)})
+    schema = TableSchema.fit(mixed)
+    assert schema.columns[0].categories == ("1", "1.0", "True")
+    assert schema.transform(mixed).argmax(1).tolist() == [0, 2, 1, 3, 1]
+    small = pd.DataFrame({"c": np.array([0.1, 0.2], np.float32)})
+    assert TableSchema.fit(small, categorical=["c"]).transform(small).argmax(1).tolist() == [0, 1]
+
+
+def test_text_in_a_numeric_column_is_named_with_its_row():
+    schema = TableSchema.fit(pd.DataFrame({"age": [1.0, 2.0]}))
+    with pytest.raises(DataError, match=r"row 1 holds 'x' \(1 such cells\)"):
+        TableSource(pd.DataFrame({"age": pd.Categorical(["1", "x"])}), schema)
+    assert schema.transform(pd.DataFrame({"age": pd.Categorical(["1", "2"])})).flatten().tolist() == [-1, 1]
+
+
+def test_a_fingerprint_covers_ids_schema_and_cells():
+    frame = frame_of(20)
+    schema = TableSchema.fit(frame)
+    same = TableSource(frame.copy(), schema, [f"row-{i}" for i in range(20)]).fingerprint()
+    assert TableSource(frame, schema).fingerprint() == same
+    other = frame.copy()
+    other.loc[3, "age"] += 1
+    prints = {same, TableSource(other, schema).fingerprint(), TableSource(frame, TableSchema.fit(other)).fingerprint()}
+    assert len(prints | {TableSource(frame, schema, range(20)).fingerprint()}) == 4
+
+
+def test_metadata_is_not_copied_and_safe_from_changes_of_the_frame():
+    frame = frame_of(20)
+    source = TableSource(frame, TableSchema.fit(frame))
+    assert source.metadata() is source.metadata()
+    before = source.row(3)
+    frame.loc[3, "age"] = -1.0
+    assert source.row(3) == before == source.metadata().iloc[3].to_dict()
+
+
+def test_donors_depend_on_the_generator_alone_and_come_from_the_table():
+    frame = frame_of(300)
+    source = TableSource(frame, TableSchema.fit(frame))
+    view, x = Scarf.of_table(source, 1.0), torch.full((400, source.schema.width), 7.0)
+    torch.manual_seed(0)
+    drawn = view(x, torch.Generator().manual_seed(5))
+    torch.manual_seed(1)
+    assert torch.equal(drawn, Scarf.of_table(source, 1.0)(x.clone(), torch.Generator().manual_seed(5)))
+    encoded = source.batch(range(300))
+    for part in source.schema.slices.values():
+        assert {tuple(r) for r in drawn[:, part].tolist()} <= {tuple(r) for r in encoded[:, part].tolist()}
+    assert len(torch.unique(drawn[:, 0])) > 150  # a donor per sample and feature, not one for all

@@ -2,7 +2,6 @@
 
 import hashlib
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from krepes.data.ids import checked_ids, joined
 from krepes.errors import DataError, NonFiniteError
 
 
@@ -24,9 +24,10 @@ class Source(Protocol):
         kind: "image", "table" or "vector": how a sample is shown.
     """
 
-    ids: Sequence[str]
-    kind: str
-
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def kind(self) -> str: ...
     def __len__(self) -> int: ...
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Samples (B, ...)."""
@@ -80,7 +81,7 @@ class ArraySource:
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Samples (B, ...)."""
-        index = slice_of(indices)
+        index = slice_of(indices, len(self))
         return self._array[index].clone() if isinstance(index, slice) else self._array[index]
 
     def metadata(self) -> pd.DataFrame | None:
@@ -190,14 +191,14 @@ def as_source(samples: Any) -> Source:
     return ArraySource(samples)
 
 
-def check_finite(batch: Tensor, ids: list[str]) -> None:
+def check_finite(batch: Tensor, ids: Sequence[str]) -> None:
     """Raise NonFiniteError naming the samples that hold NaN or infinity."""
     if not batch.is_floating_point():
         return
     bad = ~torch.isfinite(batch.flatten(1) if batch.ndim > 1 else batch[:, None]).all(1)
     if bool(bad.any()):
         where = bad.nonzero().flatten().tolist()
-        named = ", ".join(ids[i] for i in where[:5])
+        named = ", ".join(str(ids[i]) for i in where[:5])
         raise NonFiniteError(
             f"{len(where)} of {len(batch)} samples hold NaN or infinity: {named}"
             f"{' …' if len(where) > 5 else ''}. Remove or impute them."
@@ -206,11 +207,13 @@ def check_finite(batch: Tensor, ids: list[str]) -> None:
 
 def fingerprint(source: Source) -> str:
     """sha256 over a source's ids and samples, block by block."""
-    digest = hashlib.sha256("\0".join(source.ids).encode())
+    digest = hashlib.sha256()
+    for part in joined(source.ids):
+        digest.update(part)
     for start in range(0, len(source), 1024):
         block = source.batch(range(start, min(start + 1024, len(source)))).cpu().contiguous()
         digest.update(f"{tuple(block.shape)}{block.dtype}".encode())
-        digest.update(block.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(block.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -219,40 +222,11 @@ def kind_of(shape: Sequence[int]) -> str:
     return "image" if len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)) else "vector"
 
 
-class RowIds(Sequence):
-    """The ids prefix0 … prefix(n − 1), made when they are asked for."""
-
-    def __init__(self, n: int, prefix: str = ""):
-        self._rows, self._prefix = range(n), prefix
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index):
-        found = self._rows[index]
-        return [f"{self._prefix}{i}" for i in found] if isinstance(found, range) else f"{self._prefix}{found}"
-
-
-def slice_of(indices: Sequence[int]) -> slice | Tensor:
-    """An ascending range as a slice, everything else as a tensor of positions."""
-    if isinstance(indices, range) and indices.step == 1 and indices.start >= 0:
+def slice_of(indices: Sequence[int] | Tensor, n: int) -> slice | Tensor:
+    """An ascending range of positions below n as a slice, everything else as a tensor of positions."""
+    if isinstance(indices, range) and indices.step == 1 and 0 <= indices.start <= indices.stop <= n:
         return slice(indices.start, indices.stop)
-    return torch.as_tensor(list(indices), dtype=torch.long)
-
-
-def checked_ids(ids: Sequence[str] | None, n: int) -> Sequence[str]:
-    """n unique ids."""
-    if ids is None:
-        return RowIds(n)
-    if isinstance(ids, RowIds) and len(ids) == n:
-        return ids
-    names = [str(i) for i in ids]
-    if len(names) != n:
-        raise DataError(f"{len(names)} ids for {n} samples; expected one each")
-    if len(set(names)) < n:
-        repeated = [name for name, count in Counter(names).items() if count > 1]
-        raise DataError(f"{len(repeated)} ids are given more than once: {', '.join(repeated[:5])}")
-    return names
+    return torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices), dtype=torch.long)
 
 
 def checked_metadata(metadata: pd.DataFrame | None, n: int) -> pd.DataFrame | None:

@@ -4,7 +4,6 @@
 # pyright: reportOperatorIssue=false
 # pandas annotates a column lookup as a union of everything that it could ever return.
 
-import difflib
 import hashlib
 import json
 import math
@@ -12,13 +11,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from krepes.data.source import checked_ids, slice_of
+from krepes.data.ids import checked_ids, joined
+from krepes.data.readers import require_name
+from krepes.data.source import slice_of
 from krepes.errors import DataError, KrepesWarning
 
 
@@ -107,24 +109,25 @@ class TableSchema:
 
     def codes(self, frame: pd.DataFrame) -> "Codes":
         """The table with one code per categorical feature; raises as `transform`."""
-        slices, dense, dense_columns, hot = self.slices, [], [], []
-        for c in self.columns:
-            values = frame[require_column(frame, c.name)]
-            if c.kind == "numeric":
-                dense += self._numeric(values, c)
-                dense_columns += range(slices[c.name].start, slices[c.name].stop)
-            else:
-                hot.append(slices[c.name].start + self._categories(values, c))
-        n = len(frame)
+        slices = self.slices
+        numeric = [c for c in self.columns if c.kind == "numeric"]
+        categorical = [c for c in self.columns if c.kind != "numeric"]
+        dense_columns = [i for c in numeric for i in range(slices[c.name].start, slices[c.name].stop)]
+        # filled column by column, so that one wide column at most stands beside the codes
+        dense = np.empty((len(frame), len(dense_columns)), np.float32)
+        hot = np.empty((len(frame), len(categorical)), np.int16 if self.width < 2**15 else np.int32)
+        start = 0
+        for c in numeric:
+            dense[:, start : start + c.width] = self._numeric(frame[require_column(frame, c.name)], c)
+            start += c.width
+        for i, c in enumerate(categorical):
+            hot[:, i] = slices[c.name].start + self._categories(frame[require_column(frame, c.name)], c)
         return Codes(
-            torch.from_numpy(np.stack(dense, 1)) if dense else torch.zeros(n, 0),
-            torch.tensor(dense_columns, dtype=torch.long),
-            torch.from_numpy(np.stack(hot, 1).astype(np.int32)) if hot else torch.zeros(n, 0, dtype=torch.int32),
-            self.width,
+            torch.from_numpy(dense), torch.tensor(dense_columns, dtype=torch.long), torch.from_numpy(hot), self.width
         )
 
-    def _numeric(self, values: pd.Series, column: Column) -> list[np.ndarray]:
-        """The standardised values (n,), and the flag of missing ones where the schema has it."""
+    def _numeric(self, values: pd.Series, column: Column) -> np.ndarray:
+        """The standardised values and, where the schema has it, the flag of missing ones: (n, 1) or (n, 2)."""
         missing = values.isna().to_numpy()
         numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
         bad = ~np.isfinite(numbers) & ~missing
@@ -137,14 +140,14 @@ class TableSchema:
         if missing.any() and not column.missing:
             _warn(f"column '{column.name}' had no missing values when fitted; {int(missing.sum())} get its mean")
         scaled = np.where(missing, 0.0, (numbers - column.mean) / (column.std or 1.0))
-        return [p.astype(np.float32) for p in ([scaled, missing] if column.missing else [scaled])]
+        return np.stack([scaled, missing] if column.missing else [scaled], 1)
 
     def _categories(self, values: pd.Series, column: Column) -> np.ndarray:
         """Category numbers (n,); k for missing and k + 1 for unseen cells, of k categories."""
         position = {c: i for i, c in enumerate(column.categories)}
         k = len(position)
-        found, kinds = pd.factorize(values)
-        known = np.array([position.get(str(v), k + 1) for v in kinds] + [k])  # factorize marks missing cells by −1
+        found, labels = labelled(values)
+        known = np.array([position.get(v, k + 1) for v in labels] + [k])  # a missing cell is −1, the last
         codes = known[found]
         unseen = int((codes == k + 1).sum())
         if unseen:
@@ -188,16 +191,37 @@ def _fit_column(values: pd.Series, name: str, as_category: bool) -> Column:
         if not all(map(math.isfinite, (low, high, std))):
             raise DataError(f"column '{name}' holds infinite values")
         return Column(name, "numeric", float(numbers.mean()), std, low, high, missing)
-    return Column(name, "categorical", missing=missing, categories=tuple(sorted({str(v) for v in present.unique()})))
+    return Column(name, "categorical", missing=missing, categories=tuple(sorted(set(labelled(present)[1]))))
+
+
+def labelled(values: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Each cell's label number (n,), −1 where missing, and the labels' text."""
+    if values.dtype == object:
+        # 1, 1.0 and True are one object to a hash table and three labels to a reader
+        values = values.map(str, na_action="ignore")
+    found, labels = pd.factorize(values)
+    # plain Python numbers: a float32 and the same number as float64 read the same
+    return found, [str(v) for v in labels.tolist()]
 
 
 def require_column(frame: pd.DataFrame, name: str) -> str:
     """The name, if the table has it; else DataError with the nearest ones."""
-    if name not in frame.columns:
-        near = difflib.get_close_matches(name, list(map(str, frame.columns)), 1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise DataError(f"unknown column '{name}'{hint} The table has {', '.join(map(str, frame.columns))}")
-    return name
+    return require_name(frame.columns, name)
+
+
+def ids_of(frame: pd.DataFrame, name: str) -> list[str]:
+    """A column's cells as ids; read it as text, so that 007 stays 007.
+
+    Raises:
+        DataError: no such column, or missing cells.
+    """
+    ids = frame[require_column(frame, name)]
+    gone = np.flatnonzero(ids.isna())
+    if len(gone):
+        raise DataError(
+            f"the id column '{name}' is missing in {len(gone)} rows, first in row {gone[0]}; each needs one"
+        )
+    return ids.astype(str).tolist()
 
 
 @dataclass(frozen=True)
@@ -207,7 +231,7 @@ class Codes:
     Attributes:
         dense: standardised values and flags of missing ones (n, w), float32.
         dense_columns: where they stand in the encoded row (w,).
-        hot: per categorical feature the encoded column that is one (n, c), int32.
+        hot: per categorical feature the encoded column that is one (n, c), int16, or int32 where p needs it.
         width: p, the number of encoded columns.
     """
 
@@ -216,8 +240,8 @@ class Codes:
     hot: Tensor
     width: int
 
-    def expand(self, index) -> Tensor:
-        """Encoded rows (B, p), float32."""
+    def expand(self, index: slice | Tensor) -> Tensor:
+        """Encoded rows (B, p), float32, at these positions."""
         return self.fill(self.dense[index], self.hot[index])
 
     def fill(self, dense: Tensor, hot: Tensor) -> Tensor:
@@ -235,7 +259,15 @@ class TableSource:
     Args:
         frame: the table in raw units.
         schema: fitted on the encoder's training table.
-        ids: one per row; default the row numbers.
+        ids: one per row; default "row-0", "row-1", …
+
+    Example:
+        >>> source = TableSource(frame, TableSchema.load("schema.json"))
+        >>> source.batch(range(256)).shape
+        torch.Size([256, 121])
+
+    Raises:
+        DataError: no rows, a wrong number of ids or duplicated ones, or what `TableSchema.transform` raises.
     """
 
     kind = "table"
@@ -244,7 +276,8 @@ class TableSource:
         if len(frame) == 0:
             raise DataError("there are no samples: the table has no rows")
         self.schema, self.codes = schema, schema.codes(frame)
-        self.ids = checked_ids(ids, len(frame))
+        self.ids = checked_ids(ids, len(frame), "row-")
+        self._fingerprint: str | None = None
         self._frame = frame[[c.name for c in schema.columns]].reset_index(drop=True)
 
     def __len__(self) -> int:
@@ -252,19 +285,26 @@ class TableSource:
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Encoded rows (B, p), float32."""
-        return self.codes.expand(slice_of(indices))
+        return self.codes.expand(slice_of(indices, len(self)))
 
     def metadata(self) -> pd.DataFrame:
-        """The raw table; not to be changed."""
+        """The raw table itself, not a copy; not to be changed."""
         return self._frame
 
+    def row(self, position: int) -> dict[str, Any]:
+        """Column ↦ raw value of one row, without a look at the others."""
+        return {str(name): values.iloc[position] for name, values in self._frame.items()}
+
     def fingerprint(self) -> str:
-        """sha256 over ids, schema and codes."""
-        digest = hashlib.sha256("\0".join(self.ids).encode())
-        digest.update(repr(self.schema).encode())
-        for part in (self.codes.dense, self.codes.hot):
-            digest.update(part.contiguous().numpy().data)
-        return digest.hexdigest()
+        """sha256 over ids, schema and codes; computed once."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256(repr(self.schema).encode())
+            for part in joined(self.ids):
+                digest.update(part)
+            for codes in (self.codes.dense, self.codes.hot):
+                digest.update(codes.contiguous().numpy().data)
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
 
 
 def _warn(message: str) -> None:

@@ -248,22 +248,55 @@ class Factored:
 
     Attributes:
         a: (B, T, n_in), or token ids (B, T).
-        g: (B, q, T, n_out); (1, …) where it is constant.
+        g: (B, q, T, n_out); (1, …) where it is constant; (B, 1, 1, n_out) along an axis.
         constant: g is the same for all samples.
+        axis: (q, n_out) of unit columns v_j when g_pj = g_j v_pj. So it is before an elementwise activation and a
+            last linear layer, and Σ_p g_p·g'_p is then a product over n_out instead of q·n_out entries.
     """
 
     a: Tensor
     g: Tensor
     constant: bool = False
+    axis: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.a)
 
     def __getitem__(self, index) -> "Factored":
-        return Factored(self.a[index], self.g if self.constant else self.g[index], self.constant)
+        return Factored(self.a[index], self.g if self.constant else self.g[index], self.constant, self.axis)
+
+    def common_axis(self, tolerance: float) -> Tensor | None:
+        """The axis of these samples' g, if they have one."""
+        if self.constant or self.axis is not None or self.a.ndim == 2 or self.g.shape[1] == 1 or self.g.shape[2] != 1:
+            return None
+        g = self.g[:, :, 0]  # (B, q, n)
+        values, vectors = torch.linalg.eigh(torch.einsum("bpn,bqn->npq", g, g).double())
+        axis = (vectors[:, :, -1] * (values[:, -1:] > 0)).T.to(g)  # (q, n)
+        return axis if self.along(axis, tolerance).axis is not None else None
+
+    def along(self, axis: Tensor | None, tolerance: float) -> "Factored":
+        """g by its coefficients on the axis, where nothing of it lies off the axis."""
+        if axis is None:
+            return self
+        g = self.g[:, :, 0]
+        coefficient = (g * axis).sum(1)  # (B, n)
+        rest = torch.addcmul(g, coefficient.unsqueeze(1), axis, value=-1)
+        # over the contiguous whole, by a product that runs at memory speed
+        off, all_ = (x.reshape(-1).dot(x.reshape(-1)) for x in (rest, self.g))
+        if not bool(off <= tolerance**2 * all_):
+            return self
+        return Factored(self.a, coefficient[:, None, None], False, axis)
+
+    def whole(self) -> "Factored":
+        """With g written out."""
+        if self.axis is None:
+            return self
+        return Factored(self.a, self.g * self.axis[None, :, None])
 
     def inner(self, other: "Factored") -> Tensor:
         """Σ_p Σ_tt' (a_t·a'_t')(g_pt·g'_pt'), (B, B'), in the features' type."""
+        if (self.axis is None) != (other.axis is None):
+            return self.whole().inner(other.whole())
         T, S = self.a.shape[1], other.a.shape[1]
         if T == S == 1 and self.a.ndim == 3:
             return (self.a[:, 0] @ other.a[:, 0].T).mul_(self.g.flatten(1) @ other.g.flatten(1).T)
@@ -287,7 +320,8 @@ class Factored:
     def square_norm(self) -> Tensor:
         """‖G‖² per sample (B,), in float64."""
         if self.a.ndim == 3 and self.a.shape[1] == 1:
-            return self.a.double().square().sum((1, 2)) * self.g.double().square().sum((1, 2, 3))
+            a, g = (torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64) for x in (self.a, self.g))
+            return (a * g).square()
         g = self._full().double()
         pairs = (g @ g.transpose(2, 3)).sum(1)  # (B, T, T)
         if self.a.ndim == 2:

@@ -42,14 +42,19 @@ class GradientFeatures:
     def __len__(self) -> int:
         return len(self.factored[0] if self.factored else self.explicit[0])
 
-    def inner(self, other: "GradientFeatures") -> Tensor:
-        """All inner products (B, B'), summed over layers in float64."""
-        total = torch.zeros(len(self), len(other), dtype=torch.float64, device=self._any().device)
+    def inner(self, other: "GradientFeatures", out: Tensor | None = None) -> Tensor:
+        """All inner products (B, B'), summed over layers in float64; into `out` if it is given."""
+        out = torch.empty(len(self), len(other), dtype=torch.float64, device=self._any().device) if out is None else out
+        products = None  # of factored layers, a few dozen at most: summed in their own type
         for a, b in zip(self.factored, other.factored, strict=True):
-            total += a.inner(b)
+            products = a.inner(b) if products is None else products.add_(a.inner(b))
+        if products is None:
+            out.zero_()
+        else:
+            out.copy_(products)
         for e, o in zip(self.explicit, other.explicit, strict=True):
-            add_product(total, e, o)
-        return total
+            add_product(out, e, o)
+        return out
 
     def square_norm(self) -> Tensor:
         """‖g(x)‖² per sample (B,), the kernel's diagonal, in float64."""
@@ -59,6 +64,16 @@ class GradientFeatures:
         for e in self.explicit:
             total += torch.linalg.vector_norm(e, dim=1, dtype=torch.float64).square()
         return total
+
+    def axes(self, tolerance: float) -> list[Tensor | None]:
+        """Common axes of the factored gradients; see `Factored.axis`."""
+        return [f.common_axis(tolerance) for f in self.factored]
+
+    def along(self, axes: list[Tensor | None], tolerance: float) -> "GradientFeatures":
+        """Factored gradients by their coefficients on the axes, where they lie on them."""
+        return GradientFeatures(
+            [f.along(v, tolerance) for f, v in zip(self.factored, axes, strict=True)], self.explicit
+        )
 
     def lowered(self, shift: list[Tensor] | None, dtype: torch.dtype) -> "GradientFeatures":
         """Explicit blocks minus a shift, in another floating type; factored pairs as they are."""

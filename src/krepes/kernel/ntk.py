@@ -109,6 +109,11 @@ class KernelRows:
         self._shift: list[Tensor] | None = None
         self._type = torch.bfloat16 if precision == "bfloat16" else gradients.encoder.dtype
         self._kept = list(self._computed_tiles()) if keep else None
+        self._tolerance = 1e-5 if gradients.encoder.dtype == torch.float32 else 1e-12
+        self._axes: list[Tensor | None] | None = None
+        if self._kept is not None and len(gradients.directions) > 1:
+            self._kept = [GradientFeatures.concatenate(self._kept)]
+            self._axes = self._kept[0].axes(self._tolerance)
         if precision == "bfloat16" and settings.center:
             self._shift = self._mean_blocks()
         if self._kept is not None:
@@ -126,7 +131,7 @@ class KernelRows:
                     "landmarks). The cosine kernel is not defined there."
                 )
         self.scale = 1.0
-        self.K_mm = self._finish(raw, self._mean, self._diagonal)
+        self.K_mm = self._finish(raw.clone(), self._mean, self._diagonal)
         if settings.rescale == "mean":
             self.scale = float(self.K_mm.diagonal().mean())
             self.K_mm = self.K_mm / self.scale
@@ -141,18 +146,24 @@ class KernelRows:
         raw, diagonal = self._raw(batch, ids)
         mean = raw.mean(1)
         diagonal = self._centred_diagonal(diagonal, mean)
-        rows = self._finish(raw, mean, diagonal) / self.scale
+        rows = self._finish(raw, mean, diagonal).div_(self.scale)
         return rows, (torch.ones_like(diagonal) if self.settings.cosine else diagonal) / self.scale
 
     def _raw(self, batch: Tensor, ids: list[str] | None) -> tuple[Tensor, Tensor]:
-        rows, diagonals = [], []
+        device = self.gradients.encoder.device
+        raw = torch.empty(len(batch), len(self.landmarks), dtype=torch.float64, device=device)
+        diagonal = torch.empty(len(batch), dtype=torch.float64, device=device)
         with tf32(self.precision == "tf32"):
             for start in range(0, len(batch), self.tile):
-                features = self._lowered(self.gradients(batch[start : start + self.tile]))
-                diagonals.append(features.square_norm())
-                rows.append(torch.cat([features.inner(z) for z in self._landmark_tiles()], 1))
-        raw, diagonal = torch.cat(rows), torch.cat(diagonals)
-        refuse_non_finite(torch.isfinite(diagonal) & torch.isfinite(raw).all(1), ids)
+                part = slice(start, start + self.tile)
+                features = self._lowered(self.gradients(batch[part]))
+                diagonal[part] = features.square_norm()
+                column = 0
+                for z in self._landmark_tiles():
+                    features.inner(z, raw[part, column : column + len(z)])
+                    column += len(z)
+        # a row that holds NaN or infinity has a sum that is not finite
+        refuse_non_finite(torch.isfinite(diagonal + raw.sum(1)), ids)
         return raw, diagonal
 
     def _landmark_tiles(self) -> Iterator[GradientFeatures]:
@@ -165,7 +176,12 @@ class KernelRows:
             yield self.gradients(self.landmarks[start : start + self.tile])
 
     def _lowered(self, features: GradientFeatures) -> GradientFeatures:
-        """Explicit blocks in the type of the products; centred before bfloat16, so that the mean costs no digits."""
+        """As the products want them: factored ones along common axes, explicit ones in the products' type.
+
+        They are centred before bfloat16, so that the mean costs no digits.
+        """
+        if self._axes is not None:
+            features = features.along(self._axes, self._tolerance)
         if self._type == self.gradients.encoder.dtype:
             return features
         return features.lowered(self._shift, self._type)
@@ -183,13 +199,17 @@ class KernelRows:
         return centred_diagonal(diagonal, mean, self._grand_mean, self.gradients.encoder.dtype)
 
     def _finish(self, raw: Tensor, mean: Tensor, diagonal: Tensor) -> Tensor:
+        """Centre and normalise raw rows, in place."""
         if self.settings.center:
-            raw = raw - mean[:, None] - self._mean[None] + self._grand_mean
+            raw.sub_((mean - self._grand_mean)[:, None]).sub_(self._mean)
         if self.settings.cosine:
-            # a sample at the landmarks' mean has no direction: its row is zero, not NaN
-            norms = (diagonal[:, None] * self._diagonal[None]).sqrt()
-            raw = torch.where(norms > 0, raw / norms.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+            raw.mul_(inverse_root(diagonal)[:, None]).mul_(inverse_root(self._diagonal))
         return raw
+
+
+def inverse_root(diagonal: Tensor) -> Tensor:
+    """k(x,x)^{-1/2}; zero for a sample at the landmarks' mean, which has no direction: its row is zero, not NaN."""
+    return torch.where(diagonal > 0, diagonal.clamp_min(torch.finfo(torch.float64).tiny).rsqrt(), 0.0)
 
 
 @dataclass
@@ -218,8 +238,8 @@ class KernelColumns:
             self._mean = self._raw_columns(self.reference).mean(1)
             self._grand_mean = self._mean[self.reference].mean()
             diagonal = centred_diagonal(diagonal, self._mean, self._grand_mean, self.gradients.encoder.dtype)
-        self._norm = diagonal.sqrt()
-        self.diagonal = (self._norm > 0).double() if self.settings.cosine else diagonal
+        self._inverse = inverse_root(diagonal)
+        self.diagonal = (diagonal > 0).double() if self.settings.cosine else diagonal
 
     def columns(self, chosen: Tensor) -> Tensor:
         """k(pool, chosen), (pool, |chosen|), float64."""
@@ -227,8 +247,7 @@ class KernelColumns:
         if self.settings.center:
             raw = raw - self._mean[:, None] - self._mean[chosen][None] + self._grand_mean
         if self.settings.cosine:
-            norms = self._norm[:, None] * self._norm[chosen][None]
-            raw = torch.where(norms > 0, raw / norms.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+            raw = raw * self._inverse[:, None] * self._inverse[chosen]
         return raw
 
     def _tiles(self) -> "Iterator[GradientFeatures]":

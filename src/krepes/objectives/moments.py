@@ -31,7 +31,7 @@ class Moments:
         """
         a, b = phi_a, phi_b
         sums = a.sum(0, dtype=torch.float64), b.sum(0, dtype=torch.float64)
-        return cls(len(a), *sums, (a.T @ a).double(), (b.T @ b).double(), (a.T @ b).double())
+        return cls(len(a), *sums, gram(a), gram(b), (a.T @ b).double())
 
     def add_(self, other: "Moments") -> "Moments":
         """Add another part's sums in place."""
@@ -74,3 +74,15 @@ class Moments:
     def second_difference(self) -> Tensor:
         """Σ_Δ = E[(φ_a − φ_b)(φ_a − φ_b)ᵀ] (r, r)."""
         return (self.aa + self.bb - self.ab - self.ab.T) / self.n
+
+
+def gram(a: Tensor, parts: int = 4) -> Tensor:
+    """aᵀa (r, r) in float64 from products over the upper blocks alone."""
+    r = a.shape[1]
+    step = -(-r // parts)
+    out = torch.empty(r, r, dtype=torch.float64, device=a.device)
+    for i in range(0, r, step):
+        rows = slice(i, min(i + step, r))
+        product = (a[:, rows].T @ a[:, i:]).double()
+        out[rows, i:], out[i:, rows] = product, product.T
+    return out
