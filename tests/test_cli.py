@@ -180,3 +180,27 @@ def test_adult_goes_from_csv_to_report(tmp_path):
     assert result.exit_code == 0, result.output
     assert {p.name for p in (tmp_path / "run").iterdir()} == OUTPUTS
     assert "Never-married" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_inspect_shows_ways_costs_and_memory_without_running(table, tmp_path):
+    result = krepes_command("inspect", table, "--set", "engine.memory=64MiB")
+    assert result.exit_code == 0, result.output
+    assert "factored" in result.output
+    assert "of 64.0 MiB planned" in result.output
+    assert "operations per kernel entry" in result.output
+
+
+def test_inspect_refuses_a_budget_that_holds_no_block(table):
+    result = krepes_command("inspect", table, "--set", "engine.memory=1KiB")
+    assert result.exit_code == 1
+    assert "smallest budget that works" in result.output
+
+
+def test_run_prints_the_memory_plan_before_and_the_peak_after(table, tmp_path):
+    result = krepes_command("audit", table, "--output", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert result.output.index("planned:") < result.output.index("views") < result.output.index("memory     peak")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["peak_resident_bytes"] > 10**7
+    assert manifest["memory"]["tile"] >= 1
+    assert not (tmp_path / "run" / "work").exists()

@@ -6,6 +6,7 @@ Scores (`influence.py`) and the audit (`audit/`) read the `Fit` that comes out. 
 blocks of samples: memory is set by the block and by m, and finished blocks are kept in the `Work` folder.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,7 @@ from krepes.nystrom import Nystrom, decompose
 from krepes.objectives import BYOL, Moments, Objective, Problem
 from krepes.objectives.pairs import Pairs
 from krepes.progress import Progress
-from krepes.solver import Newton, Step, solve
+from krepes.solver import Newton, Outcome, Step, solve
 from krepes.work import Work
 
 PILOT = 256  # pool members whose mean stands for the landmarks' while landmarks are searched
@@ -114,8 +115,11 @@ def fit(
             problem = moment_problem(settings.objective, moments)
 
     with progress.stage("newton") as note:
-        generator = torch.Generator().manual_seed(settings.seed)
-        step = solve(settings.newton, problem, nystrom.B0, nystrom.eigenvalues, generator, note)
+        step = kept_step(work, nystrom)
+        if step is None:
+            generator = torch.Generator().manual_seed(settings.seed)
+            step = solve(settings.newton, problem, nystrom.B0, nystrom.eigenvalues, generator, note)
+            work.save("step", {"dB": step.dB}, json.dumps(step.outcome.as_plain()))
 
     A0, dA = nystrom.dual(nystrom.B0), nystrom.dual(step.dB)
     return Fit(indices, rows, nystrom, moments, step, A0, dA, memory, error)
@@ -241,6 +245,14 @@ def sum_moments(stream: Stream, note) -> Moments:
         note(shard.stop)
     assert total is not None
     return total
+
+
+def kept_step(work: Work, nystrom: Nystrom) -> Step | None:
+    """The step that an earlier run took."""
+    kept = work.load("step")
+    if kept is None:
+        return None
+    return Step(kept["dB"].to(nystrom.U.device), Outcome.of_plain(json.loads(work.note("step"))))
 
 
 def moment_problem(objective: Any, moments: Moments) -> Callable[[Tensor], Problem]:

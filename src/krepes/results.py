@@ -20,7 +20,7 @@ from krepes.errors import RunFolderError
 from krepes.files import sha256_file, write_atomically, write_json
 from krepes.kernel.ntk import NTK, KernelRows, gradient_map
 from krepes.nystrom import Nystrom
-from krepes.solver import DampingTrial, Newton, Outcome, Status, Step
+from krepes.solver import Newton, Outcome, Step
 
 MANIFEST, MODEL = "manifest.json", "model.safetensors"
 
@@ -124,7 +124,6 @@ def save_auditor(
         tensors |= {f"moments.{k}": v for k, v in fit.moments.tensors().items()}
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     write_atomically(folder / MODEL, lambda p: save_file(tensors, p))
-    outcome = asdict(fit.step.outcome) | {"status": fit.step.outcome.status.name}
     manifest = {
         "format": 1,
         "status": "complete",
@@ -137,7 +136,7 @@ def save_auditor(
         "moments_n": fit.moments.n if fit.moments is not None else None,
         "landmark_positions": fit.indices,
         "landmark_ids": auditor.landmark_ids_,
-        "outcome": outcome,
+        "outcome": fit.step.outcome.as_plain(),
         "memory": asdict(fit.memory) if fit.memory else None,
         "kernel_error": asdict(fit.kernel_error) if fit.kernel_error else None,
         "timings_seconds": {k: round(v, 3) for k, v in auditor.progress.timings.items()},
@@ -219,10 +218,7 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
     if manifest["moments_n"] is not None:
         sums = {k.removeprefix("moments."): v for k, v in tensors.items() if k.startswith("moments.")}
         moments = objectives.Moments(manifest["moments_n"], **sums)
-    plain = dict(manifest["outcome"])
-    plain["status"] = Status[plain["status"]]
-    plain["trials"] = [DampingTrial(**t) for t in plain["trials"]]
-    step = Step(tensors["dB"], Outcome(**plain))
+    step = Step(tensors["dB"], Outcome.of_plain(manifest["outcome"]))
     auditor._fit = pipeline.Fit(
         manifest["landmark_positions"], rows, nystrom, moments, step, tensors["A0"], tensors["dA"]
     )

@@ -46,14 +46,20 @@ class Work:
                 tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  safe_open is no dict
         except (SafetensorError, OSError):
             return None
-        if stamp.get("key") != self.key or stamp.get("sha256") != checksum(tensors):
+        if stamp.get("key") != self.key or stamp.get("sha256") != checksum(tensors, stamp.get("note", "")):
             return None
         if name not in self._written:
             self.reused.append(name)
         return tensors
 
-    def save(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Keep a finished block.
+    def note(self, name: str) -> str:
+        """The text that was kept with a block."""
+        assert self.folder is not None
+        with safe_open(self.folder / f"{name}.safetensors", framework="pt") as f:
+            return (f.metadata() or {}).get("note", "")
+
+    def save(self, name: str, tensors: dict[str, Tensor], note: str = "") -> None:
+        """Keep a finished block, with a text.
 
         Raises:
             RunFolderError: the disk is full or the folder cannot be written.
@@ -62,7 +68,7 @@ class Work:
             return
         self._written.add(name)
         tensors = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
-        stamp = {"key": self.key, "sha256": checksum(tensors)}
+        stamp = {"key": self.key, "sha256": checksum(tensors, note), "note": note}
         write_atomically(self.folder / f"{name}.safetensors", lambda p: save_file(tensors, p, metadata=stamp))
 
     def place(self) -> Path:
@@ -79,9 +85,9 @@ class Work:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def checksum(tensors: dict[str, Tensor]) -> str:
-    """sha256 over names, shapes, types and bytes."""
-    digest = hashlib.sha256()
+def checksum(tensors: dict[str, Tensor], note: str = "") -> str:
+    """sha256 over the note, names, shapes, types and bytes."""
+    digest = hashlib.sha256(note.encode())
     for name in sorted(tensors):
         t = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(t.shape)}{t.dtype}".encode())

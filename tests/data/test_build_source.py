@@ -10,8 +10,13 @@ from krepes.data import TableSchema
 from krepes.errors import DataError
 
 FRAME = pd.DataFrame(
-    {"age": [20.0, 40.0, 30.0], "job": ["a", "b", "a"], "code": ["007", "08", "9"], "when": pd.date_range("2020", periods=3)}
-)  # fmt: skip
+    {
+        "age": [20.0, 40.0, 30.0],
+        "job": ["a", "b", "a"],
+        "code": ["007", "08", "9"],
+        "when": pd.date_range("2020", periods=3),
+    }
+)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ read = resident("VmHWM:") - before
 source = TableSource(frame, TableSchema.fit(frame))
 source.fingerprint()
 Scarf.of_table(source)(source.batch(range(256)), torch.Generator().manual_seed(0))
-print(json.dumps({"read": read, "all": resident("VmHWM:") - before, "encoded": 4 * len(source) * source.schema.width}))
+print(json.dumps({"read": read, "all": resident("VmHWM:") - before}))
 """
 
 
@@ -37,7 +37,7 @@ def test_a_table_is_read_and_held_without_its_text_or_its_matrix(tmp_path, suffi
     frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
     out = subprocess.run([sys.executable, "-c", MEASURE, str(path)], check=True, capture_output=True, text=True)
     peak = json.loads(out.stdout)
-    text = ROWS * (8 * 18 + 6 * 7)
-    print(peak, text)
-    assert peak["read"] < 2 * text + 80e6
-    assert peak["all"] < peak["encoded"] + 60e6
+    text = ROWS * (8 * 18 + 6 * 7)  # the CSV file's size, about
+    # the bounds are twice what is needed; cells as Python objects take 420 MB, and with the encoded matrix 670 MB
+    assert peak["read"] < 2 * text + 150e6
+    assert peak["all"] < 2 * text + 200e6

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from krepes.errors import DataError
 
 MISSING = ("", "?", "NA", "NaN", "nan")
-CHUNK = 8 * 2**20  # bytes of text that are parsed at a time
+CHUNK = 2 * 2**20  # bytes of text that are parsed at a time; a row has to fit
 
 
 def read_table(
@@ -145,7 +145,8 @@ def as_column(column: pa.ChunkedArray) -> Any:
     """Float64 (n,), or a Categorical with missing cells as NaN."""
     if pa.types.is_dictionary(column.type):
         return column.unify_dictionaries().combine_chunks().to_pandas()
-    return column.to_numpy().astype(np.float64, copy=False)
+    # one chunk comes as a view of Arrow's memory, which a frame could not change
+    return np.require(column.to_numpy(), np.float64, "W")
 
 
 def as_frame(columns: dict[str, Any]) -> pd.DataFrame:

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from krepes.data.codes import Codes
 from krepes.data.ids import checked_ids, joined
 from krepes.data.readers import require_name
 from krepes.data.source import slice_of
@@ -107,7 +108,7 @@ class TableSchema:
         """
         return self.codes(frame).expand(slice(None))
 
-    def codes(self, frame: pd.DataFrame) -> "Codes":
+    def codes(self, frame: pd.DataFrame) -> Codes:
         """The table with one code per categorical feature; raises as `transform`."""
         slices = self.slices
         numeric = [c for c in self.columns if c.kind == "numeric"]
@@ -222,33 +223,6 @@ def ids_of(frame: pd.DataFrame, name: str) -> list[str]:
             f"the id column '{name}' is missing in {len(gone)} rows, first in row {gone[0]}; each needs one"
         )
     return ids.astype(str).tolist()
-
-
-@dataclass(frozen=True)
-class Codes:
-    """A table before one-hot encoding.
-
-    Attributes:
-        dense: standardised values and flags of missing ones (n, w), float32.
-        dense_columns: where they stand in the encoded row (w,).
-        hot: per categorical feature the encoded column that is one (n, c), int16, or int32 where p needs it.
-        width: p, the number of encoded columns.
-    """
-
-    dense: Tensor
-    dense_columns: Tensor
-    hot: Tensor
-    width: int
-
-    def expand(self, index: slice | Tensor) -> Tensor:
-        """Encoded rows (B, p), float32, at these positions."""
-        return self.fill(self.dense[index], self.hot[index])
-
-    def fill(self, dense: Tensor, hot: Tensor) -> Tensor:
-        """Encoded rows (B, p) of given values (B, w) and columns (B, c)."""
-        out = torch.zeros(len(dense), self.width)
-        out[:, self.dense_columns] = dense
-        return out.scatter_(1, hot.long(), 1.0)
 
 
 class TableSource:

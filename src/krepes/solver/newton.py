@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,6 +119,16 @@ class Outcome:
     def lowered(self) -> bool:
         """Whether the step lowered the loss."""
         return self.loss_after < self.loss_before
+
+    def as_plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self) | {"status": self.status.name}
+
+    @classmethod
+    def of_plain(cls, plain: dict[str, Any]) -> "Outcome":
+        """From `as_plain`."""
+        trials = [DampingTrial(**t) for t in plain["trials"]]
+        return cls(**{**plain, "status": Status[plain["status"]], "trials": trials})
 
 
 @dataclass(frozen=True)
