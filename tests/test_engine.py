@@ -114,8 +114,12 @@ def test_a_damaged_feature_store_is_found_and_redone(tmp_path):
 
 def test_views_without_a_name_of_their_own_are_never_taken_for_others(tmp_path):
     x = samples(300)
-    auditor().fit(x, lambda batch, generator: batch, work=tmp_path)
-    other = auditor().fit(x, lambda batch, generator: noisy(batch, generator), work=tmp_path)
+    views = lambda batch, generator: batch  # noqa: E731  its repr is an address, which another function may have later
+    auditor().fit(x, views, work=tmp_path)
+    stamp = (tmp_path / "landmarks.safetensors").stat().st_mtime_ns
+    auditor().fit(x, views, work=tmp_path)
+    assert (tmp_path / "landmarks.safetensors").stat().st_mtime_ns > stamp
+    other = auditor().fit(x, noisy, work=tmp_path)
     assert torch.equal(other.dA_, auditor().fit(x, noisy).dA_)
 
 

@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from krepes.encoders import MLP
+from krepes.files import one_writer
 
 TABLES = ("landmarks.parquet", "influence.parquet", "points.parquet")
 
@@ -82,6 +83,7 @@ def test_killed_run_goes_on_to_the_same_result(tmp_path, objective, kills):
     # a block that was damaged meanwhile is redone
     first = sorted((broken / "work").glob("*-000.safetensors"))[0]
     first.write_bytes(first.read_bytes()[:-7])
+    (broken / ".manifest.json.abc.tmp").touch()  # as if killed while it was written
     stamps = {p.name: p.stat().st_mtime_ns for p in (broken / "work").glob("*.safetensors") if p != first}
 
     last = start(config, broken)
@@ -99,3 +101,12 @@ def test_killed_run_goes_on_to_the_same_result(tmp_path, objective, kills):
     assert stamps
     assert all(seen[name] == stamp for name, stamp in stamps.items())
     assert_same_run(broken, tmp_path / "whole")
+
+
+def test_two_processes_do_not_write_to_one_folder(tmp_path):
+    config = configuration(tmp_path, {"name": "barlow_twins"})
+    with one_writer(tmp_path / "run"):
+        second = start(config, tmp_path / "run")
+        output = second.communicate(timeout=120)[0]
+    assert second.returncode == 1
+    assert "another process is writing to" in output

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 import torch
@@ -16,6 +17,7 @@ from krepes.data.source import Source, as_source
 from krepes.data.stream import Views, blocks, check_views, names, read
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import Engine
+from krepes.engine import rank_tolerance as cut_at
 from krepes.errors import ConfigError, DataError, NotFittedError
 from krepes.kernel.ntk import NTK, KernelError, gradient_map
 from krepes.landmarks import KMeansPlusPlus, Sampler
@@ -40,7 +42,8 @@ class Auditor:
         seed: of everything random.
         device: a torch device; default CPU.
         dtype: torch.float32 or torch.float64, of the encoder's copy and the gradients.
-        rank_tolerance: relative cut of K_mm's eigenvalues; default 1e-7 in float32, 1e-12 in float64.
+        rank_tolerance: relative cut of K_mm's eigenvalues; default 1e-7 in float32, 1e-12 in float64, and
+            more in lower precision (`krepes.engine.rank_tolerance`).
         progress: reports stages; default quiet.
         engine: memory budget, precision and feature store; see `krepes.Engine`.
 
@@ -83,7 +86,7 @@ class Auditor:
             landmarks=as_landmarks(landmarks),
             newton=newton or Newton(),
             n_components=n_components,
-            rank_tolerance=rank_tolerance or (1e-12 if dtype == torch.float64 else 1e-7),
+            rank_tolerance=rank_tolerance or cut_at(dtype, (engine or Engine()).precision),
             seed=seed,
             engine=engine or Engine(),
         )
@@ -102,8 +105,8 @@ class Auditor:
                 or two tensors aligned with the source.
             work: a folder for finished blocks. A later call with the same encoder, samples, views and settings goes
                 on from them, with the result of an uninterrupted run.
-            work_key: what stands for the views in that comparison; default their repr, which for a plain function
-                differs in every process, so that nothing is reused by mistake.
+            work_key: what stands for the views in that comparison; default their repr, unless it holds an
+                address, as a plain function's does: then nothing is reused.
 
         Raises:
             DataError, NonFiniteError: the samples or views are unusable.
@@ -129,8 +132,9 @@ class Auditor:
         from krepes.results import describe_settings, versions
 
         if name is None:
-            pair = [as_source(v).fingerprint() for v in views] if isinstance(views, tuple) else repr(views)
-            name = str(pair)
+            name = str([as_source(v).fingerprint() for v in views]) if isinstance(views, tuple) else repr(views)
+            if " at 0x" in name:  # an address, which the next function may have
+                name = uuid4().hex
         parts = {
             "settings": describe_settings(self.settings),
             "encoder": self.encoder.fingerprint(),
@@ -248,7 +252,7 @@ class Auditor:
 
     def represent(self, batch: Tensor) -> Tensor:
         """f (B, h) of one batch of samples (B, ...), float64, without checks."""
-        return self.fit_.rows(batch)[0] @ (self.fit_.A0 + self.fit_.dA)
+        return self.fit_.rows(batch)[0].double() @ (self.fit_.A0 + self.fit_.dA)
 
     def _scores(self, x: Any) -> tuple[Tensor, Tensor]:
         """Kernel rows (t, M) and representations (t, h)."""
@@ -257,7 +261,7 @@ class Auditor:
         found = source.batch([0]).shape[1:]
         if found != expected:
             raise DataError(f"samples have shape {tuple(found)}; the auditor was fitted on {tuple(expected)}")
-        parts = [fitted.rows(read(source, b), names(source, b))[0] for b in blocks(range(len(source)), BLOCK)]
+        parts = [fitted.rows(read(source, b), names(source, b))[0].double() for b in blocks(range(len(source)), BLOCK)]
         K = torch.cat(parts)
         return K, K @ (fitted.A0 + fitted.dA)
 

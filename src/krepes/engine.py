@@ -26,8 +26,8 @@ class Engine:
     Args:
         memory: what krepes may allocate beside what the process already holds, such as "4GiB" or a number of
             bytes; block sizes follow from it. None: 2 GiB.
-        precision: of the products between explicit gradients: "float32" (exact), "tf32" (CUDA) or "bfloat16". The
-            kernel's error against float32 is then measured among landmarks and reported.
+        precision: of the products with the landmarks: "float32" (exact), "tf32" or "bfloat16", where the device has
+            them. The kernel's error against float32 is then measured among landmarks and reported.
         store: the type in which objectives that need the features of all pairs (SimCLR, BYOL) keep them on disk:
             "float32", "float16", "bfloat16"; or "recompute", which keeps nothing. Moment objectives keep no features.
     """
@@ -71,6 +71,17 @@ def peak_resident() -> int:
     """Bytes that the process held in memory at most, since it started."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def rank_tolerance(dtype: torch.dtype, precision: str) -> float:
+    """Relative cut of K_mm's eigenvalues, below which rows of the kernel hold more rounding than signal.
+
+    With errors of relative size e in the rows, the feature of eigenvalue Λ_i has a signal-to-noise ratio of about
+    Λ_i/(e Λ_1) times a factor between 1 and √m: docs/method.md.
+    """
+    if dtype == torch.float64:
+        return 1e-12
+    return {"float32": 1e-7, "tf32": 1e-5, "bfloat16": 1e-4}[precision]
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from krepes.errors import RunFolderError
@@ -38,6 +40,40 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writes of a killed process left; only where no other process writes."""
+    for pattern in (".*.json.*.tmp", ".*.parquet.*.tmp", ".*.safetensors.*.tmp", ".*.html.*.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes; a process that dies lets go of it.
+
+    Raises:
+        RunFolderError: another process holds it, or the folder cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file; expected a folder or nothing")
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise RunFolderError(
+            f"another process is writing to {folder}. Wait for it, or choose another folder."
+        ) from error
+    except OSError as error:
+        raise RunFolderError(f"cannot write to {folder}: {error}. Choose another folder.") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows does not remove an open file
+            (folder / ".lock").unlink()
+        lock.release()
 
 
 def write_json(path: Path, content: Any) -> Path:

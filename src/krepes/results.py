@@ -267,8 +267,6 @@ class RunFolder:
                 holds files of another origin.
         """
         run = cls(path, identity)
-        if path.exists() and not path.is_dir():
-            raise RunFolderError(f"{path} is a file; expected a folder or nothing")
         visible = [p for p in path.iterdir() if not p.name.startswith(".")] if path.exists() else []
         if visible and not (path / MANIFEST).exists():
             raise RunFolderError(
@@ -298,7 +296,7 @@ class RunFolder:
             f"{self.path} holds a complete run of this configuration."
             if self.complete
             else f"An earlier run in {self.path} stopped in stage '{old.get('stage')}' "
-            f"(status {old.get('status')}); it starts again."
+            f"(status {old.get('status')}); its finished blocks are used."
         )
 
     def mark(self, status: str, stage: str | None = None) -> None:

@@ -12,7 +12,7 @@ from krepes.data.source import Source
 from krepes.data.stream import Views
 from krepes.engine import in_words, peak_resident
 from krepes.errors import ConfigError
-from krepes.files import write_atomically, write_json
+from krepes.files import one_writer, remove_unfinished, write_atomically, write_json
 from krepes.report.build import build_report, number, seeded_subset
 from krepes.results import RunFolder, describe_settings, save_auditor, versions
 from krepes.tables import write_tables
@@ -46,51 +46,57 @@ def run_audit(
 
     Returns:
         the report's path.
+
+    Raises:
+        RunFolderError: another process writes to the folder, it belongs to another run, or it cannot be written.
     """
-    prints = {"encoder": auditor.encoder.fingerprint(), "data": source.fingerprint()}
-    identity = {"fingerprints": prints, "config": config}
-    if overwrite and (folder / "manifest.json").exists():
-        (folder / "manifest.json").unlink()
-        for name in OUTPUTS:
-            (folder / name).unlink(missing_ok=True)
-        Work(folder / WORK).clear()
-    run = RunFolder.open(folder, identity)
-    if run.found:
-        console.print(run.found, highlight=False, soft_wrap=True, markup=False)
-    if run.complete:
-        return folder / "report.html"
-    numbers = {"settings": describe_settings(auditor.settings), "device": str(auditor.encoder.device),
-               "dtype": str(auditor.encoder.dtype)}  # fmt: skip
-    key = key_of({**identity, **numbers, "versions": versions()})
-    work = Work(folder / WORK, key)
-    try:
-        run.mark("running", "fit")
-        auditor.fit_with(source, views, work)
-        run.mark("running", "scores")
-        with auditor.progress.stage("scores", total=len(source)) as note:
-            landmarks = write_tables(auditor, source, folder, top_k, work, note)
-            if work.reused:
-                note(f"{len(work.reused)} finished blocks of an earlier run used")
-        run.mark("running", "report")
-        with auditor.progress.stage("report"):
-            trust = auditor.trust_.as_dict()
-            write_json(folder / "trust.json", trust)
-            chosen = explained_positions(source, explain, auditor.settings.seed)
-            html = build_report(auditor, title, chosen, command, config, landmarks)
-            write_atomically(folder / "report.html", lambda p: p.write_text(html, encoding="utf-8"))
-        peak = peak_resident()
-        auditor.progress.say(f"memory     peak {in_words(peak)} resident in this process")
-        more = {"config": config, "command": command, "peak_resident_bytes": peak, **(extra or {})}
-        save_auditor(auditor, folder, more, prints)
-        work.clear()
-    except BaseException as error:
-        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    with one_writer(folder):
+        prints = {"encoder": auditor.encoder.fingerprint(), "data": source.fingerprint()}
+        identity = {"fingerprints": prints, "config": config}
+        if overwrite and (folder / "manifest.json").exists():
+            (folder / "manifest.json").unlink()
+            for name in OUTPUTS:
+                (folder / name).unlink(missing_ok=True)
+            Work(folder / WORK).clear()
+        run = RunFolder.open(folder, identity)
+        if run.found:
+            console.print(run.found, highlight=False, soft_wrap=True, markup=False)
+        if run.complete:
+            return folder / "report.html"
+        numbers = {"settings": describe_settings(auditor.settings), "device": str(auditor.encoder.device),
+                   "dtype": str(auditor.encoder.dtype)}  # fmt: skip
+        key = key_of({**identity, **numbers, "versions": versions()})
+        work = Work(folder / WORK, key)
+        for place in (folder, folder / WORK):
+            remove_unfinished(place)
         try:
-            run.mark(state)
-        except Exception as second:  # the first error is the one to tell; it may be the reason for this one
-            error.add_note(f"The manifest could not be updated either: {second}")
-        raise
-    return folder / "report.html"
+            run.mark("running", "fit")
+            auditor.fit_with(source, views, work)
+            run.mark("running", "scores")
+            with auditor.progress.stage("scores", total=len(source)) as note:
+                landmarks = write_tables(auditor, source, folder, top_k, work, note)
+                if work.reused:
+                    note(f"{len(work.reused)} finished blocks of an earlier run used")
+            run.mark("running", "report")
+            with auditor.progress.stage("report"):
+                trust = auditor.trust_.as_dict()
+                write_json(folder / "trust.json", trust)
+                chosen = explained_positions(source, explain, auditor.settings.seed)
+                html = build_report(auditor, title, chosen, command, config, landmarks)
+                write_atomically(folder / "report.html", lambda p: p.write_text(html, encoding="utf-8"))
+            peak = peak_resident()
+            auditor.progress.say(f"memory     peak {in_words(peak)} resident in this process")
+            more = {"config": config, "command": command, "peak_resident_bytes": peak, **(extra or {})}
+            save_auditor(auditor, folder, more, prints)
+            work.clear()
+        except BaseException as error:
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            try:
+                run.mark(state)
+            except Exception as second:  # the first error is the one to tell; it may be the reason for this one
+                error.add_note(f"The manifest could not be updated either: {second}")
+            raise
+        return folder / "report.html"
 
 
 OUTPUTS = (
@@ -102,7 +108,8 @@ def explained_positions(source: Source, explain: Sequence[str] | int, seed: int)
     """Positions of the samples that the report explains: by id, or a number of seeded ones."""
     if isinstance(explain, int):
         return sorted(seeded_subset(len(source), explain, seed))
-    position = {name: i for i, name in enumerate(source.ids)}
+    wanted = set(explain)
+    position = {name: i for i, name in enumerate(source.ids) if name in wanted}
     unknown = [e for e in explain if e not in position]
     if unknown:
         raise ConfigError(f"report.explain names unknown samples: {', '.join(map(str, unknown[:5]))}")

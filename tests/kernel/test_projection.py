@@ -89,7 +89,9 @@ def test_lower_precision_is_measured_and_small():
     exact = rows_of(net, x, torch.float32, center=True)
     drift = float((rows.K_mm - exact.K_mm).norm() / exact.K_mm.norm())
     assert drift == pytest.approx(error.centred, rel=0.5)
-    assert torch.linalg.eigvalsh(rows.K_mm).min() > -1e-2 * torch.linalg.eigvalsh(rows.K_mm).max()
+    values = torch.linalg.eigvalsh(rows.K_mm)
+    assert values.min() > -1e-6 * values.max()
+    assert float((rows(x)[0] - exact.K_mm).norm() / exact.K_mm.norm()) < 5e-3
 
 
 def test_precision_reaches_the_auditor_and_is_reported():
@@ -105,7 +107,6 @@ def test_precision_reaches_the_auditor_and_is_reported():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"engine": Engine(precision="tf32")}, "needs a CUDA device"),
         ({"engine": Engine(precision="bfloat16"), "dtype": torch.float64}, r"needs dtype=torch\.float32"),
     ],
 )

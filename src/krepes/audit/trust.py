@@ -52,7 +52,7 @@ def assess(fit, encoder: FrozenEncoder, source: Source, seed: int) -> TrustGate:
     subset = _subset(len(source), seed)
     blocks = [source.batch(subset[i : i + 256]) for i in range(0, len(subset), 256)]
     kernel = [fit.rows(b) for b in blocks]
-    K, diagonal = torch.cat([k for k, _ in kernel]), torch.cat([d for _, d in kernel])
+    K, diagonal = torch.cat([k for k, _ in kernel]).double(), torch.cat([d for _, d in kernel])
     phi = fit.nystrom.features(K)
     total = float(diagonal.sum())
     error = 1 - float(phi.square().sum()) / total if total > 0 else math.nan

@@ -265,13 +265,20 @@ class Factored:
     def __getitem__(self, index) -> "Factored":
         return Factored(self.a[index], self.g if self.constant else self.g[index], self.constant, self.axis)
 
-    def common_axis(self, tolerance: float) -> Tensor | None:
-        """The axis of these samples' g, if they have one."""
+    def common_axis(self, tolerance: float, guess: Tensor | None) -> Tensor | None:
+        """The axis of these samples' g, if they have one.
+
+        Args:
+            guess: (q, n) for units at which g vanishes for all these samples, but may not for others.
+        """
         if self.constant or self.axis is not None or self.a.ndim == 2 or self.g.shape[1] == 1 or self.g.shape[2] != 1:
             return None
         g = self.g[:, :, 0]  # (B, q, n)
         values, vectors = torch.linalg.eigh(torch.einsum("bpn,bqn->npq", g, g).double())
-        axis = (vectors[:, :, -1] * (values[:, -1:] > 0)).T.to(g)  # (q, n)
+        alive = values[:, -1] > 0
+        axis = (vectors[:, :, -1] * alive[:, None]).T.to(g)  # (q, n)
+        if guess is not None and guess.shape == axis.shape:
+            axis = torch.where(alive, axis, guess / guess.norm(dim=0).clamp_min(torch.finfo(guess.dtype).tiny))
         return axis if self.along(axis, tolerance).axis is not None else None
 
     def along(self, axis: Tensor | None, tolerance: float) -> "Factored":

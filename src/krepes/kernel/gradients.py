@@ -43,17 +43,23 @@ class GradientFeatures:
         return len(self.factored[0] if self.factored else self.explicit[0])
 
     def inner(self, other: "GradientFeatures", out: Tensor | None = None) -> Tensor:
-        """All inner products (B, B'), summed over layers in float64; into `out` if it is given."""
+        """All inner products (B, B'); into `out` if it is given.
+
+        Explicit blocks are summed in float64, factored layers, a few dozen at most, in their own type.
+        """
         out = torch.empty(len(self), len(other), dtype=torch.float64, device=self._any().device) if out is None else out
-        products = None  # of factored layers, a few dozen at most: summed in their own type
+        products = None
         for a, b in zip(self.factored, other.factored, strict=True):
             products = a.inner(b) if products is None else products.add_(a.inner(b))
         if products is None:
             out.zero_()
         else:
             out.copy_(products)
-        for e, o in zip(self.explicit, other.explicit, strict=True):
-            add_product(out, e, o)
+        if self.explicit:
+            total = out if out.dtype == torch.float64 else out.double()
+            for e, o in zip(self.explicit, other.explicit, strict=True):
+                add_product(total, e, o)
+            out.copy_(total)
         return out
 
     def square_norm(self) -> Tensor:
@@ -65,9 +71,9 @@ class GradientFeatures:
             total += torch.linalg.vector_norm(e, dim=1, dtype=torch.float64).square()
         return total
 
-    def axes(self, tolerance: float) -> list[Tensor | None]:
-        """Common axes of the factored gradients; see `Factored.axis`."""
-        return [f.common_axis(tolerance) for f in self.factored]
+    def axes(self, tolerance: float, guess: Tensor | None) -> list[Tensor | None]:
+        """Common axes of the factored gradients; see `Factored.common_axis`."""
+        return [f.common_axis(tolerance, guess) for f in self.factored]
 
     def along(self, axes: list[Tensor | None], tolerance: float) -> "GradientFeatures":
         """Factored gradients by their coefficients on the axes, where they lie on them."""
@@ -79,6 +85,10 @@ class GradientFeatures:
         """Explicit blocks minus a shift, in another floating type; factored pairs as they are."""
         moved = self.explicit if shift is None else [e - s for e, s in zip(self.explicit, shift, strict=True)]
         return GradientFeatures(self.factored, [e.to(dtype) for e in moved])
+
+    def restored(self) -> "GradientFeatures":
+        """Explicit blocks that were rounded to a lower type, in float32."""
+        return GradientFeatures(self.factored, [e if e.dtype == torch.float64 else e.float() for e in self.explicit])
 
     def __getitem__(self, index) -> "GradientFeatures":
         return GradientFeatures([f[index] for f in self.factored], [e[index] for e in self.explicit])
@@ -162,6 +172,14 @@ class GradientMap:
         q = len(self.directions)
         generic = sum(parameter(self.encoder.module, n).numel() for n in self.generic)
         return q * min(generic, self.project or generic) + sum(p.numbers(q) for p in self.pieces)
+
+    def input_gradients_of_last_layer(self) -> Tensor | None:
+        """Wᵀw_p for a last layer f = W h + b, (q, n_in): the same for all samples. None for another last layer."""
+        for piece in self.pieces:
+            head = piece.terms[0]
+            if head.constant and head.kind == "linear" and not piece.linked and piece.slot is None:
+                return self.directions @ parameter(self.encoder.module, piece.names[0])
+        return None
 
     def activation_bytes(self) -> int:
         """Bytes per sample of the forward and backward passes, from above: every intermediate, once per direction."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -86,8 +87,9 @@ class KernelRows:
         tile: samples per tile; default by `TILE_NUMBERS`.
         keep: whether the landmarks' features stay in memory; default when they fit in four such tiles. Otherwise
             every tile of samples computes them anew.
-        precision: of the products between explicit gradients: float32 (the encoder's own type), tf32 (CUDA), or
-            bfloat16, whose features are centred before they are rounded.
+        precision: of the products with the landmarks: float32 (the encoder's own type); tf32, where the device has
+            it; or bfloat16, for which explicit gradients are centred and rounded, and factored ones multiplied in
+            bfloat16 where the device is fast at it. K_mm is computed in float32 from the same features.
     """
 
     def __init__(
@@ -113,12 +115,14 @@ class KernelRows:
         self._axes: list[Tensor | None] | None = None
         if self._kept is not None and len(gradients.directions) > 1:
             self._kept = [GradientFeatures.concatenate(self._kept)]
-            self._axes = self._kept[0].axes(self._tolerance)
+            guess = gradients.input_gradients_of_last_layer()
+            self._axes = self._kept[0].axes(self._tolerance, guess)
         if precision == "bfloat16" and settings.center:
             self._shift = self._mean_blocks()
         if self._kept is not None:
             self._kept = [self._lowered(f) for f in self._kept]
-        raw, diagonal = self._raw(landmarks, ids)
+        raw, diagonal = self._raw(landmarks, ids, torch.float64, exact=True)
+        refuse_non_finite(torch.isfinite(diagonal) & torch.isfinite(raw).all(1), ids)
         self._mean = raw.mean(1)  # k̄(landmark), (M,)
         self._grand_mean = self._mean.mean()
         self._diagonal = self._centred_diagonal(diagonal, self._mean)
@@ -138,32 +142,37 @@ class KernelRows:
         self.K_mm = (self.K_mm + self.K_mm.T) / 2
 
     def __call__(self, batch: Tensor, ids: list[str] | None = None) -> tuple[Tensor, Tensor]:
-        """Kernel rows (B, M) and diagonal (B,) of a batch, in float64.
+        """Kernel rows (B, M) in the encoder's type and diagonal (B,) in float64, of a batch.
 
         Raises:
             NonFiniteError: a gradient is not finite; names the samples.
         """
-        raw, diagonal = self._raw(batch, ids)
-        mean = raw.mean(1)
+        raw, diagonal = self._raw(batch, ids, self.gradients.encoder.dtype)
+        mean = raw.sum(1, dtype=torch.float64) / raw.shape[1]
+        # a row that holds NaN or infinity has a sum that is not finite
+        refuse_non_finite(torch.isfinite(diagonal + mean), ids)
         diagonal = self._centred_diagonal(diagonal, mean)
-        rows = self._finish(raw, mean, diagonal).div_(self.scale)
+        rows = self._finish(raw, mean, diagonal)
+        rows = rows if self.scale == 1 else rows.div_(self.scale)
         return rows, (torch.ones_like(diagonal) if self.settings.cosine else diagonal) / self.scale
 
-    def _raw(self, batch: Tensor, ids: list[str] | None) -> tuple[Tensor, Tensor]:
+    def _raw(
+        self, batch: Tensor, ids: list[str] | None, dtype: torch.dtype, exact: bool = False
+    ) -> tuple[Tensor, Tensor]:
         device = self.gradients.encoder.device
-        raw = torch.empty(len(batch), len(self.landmarks), dtype=torch.float64, device=device)
+        raw = torch.empty(len(batch), len(self.landmarks), dtype=dtype, device=device)
         diagonal = torch.empty(len(batch), dtype=torch.float64, device=device)
-        with tf32(self.precision == "tf32"):
+        with products_in("float32" if exact else self.precision):
             for start in range(0, len(batch), self.tile):
                 part = slice(start, start + self.tile)
                 features = self._lowered(self.gradients(batch[part]))
                 diagonal[part] = features.square_norm()
                 column = 0
                 for z in self._landmark_tiles():
-                    features.inner(z, raw[part, column : column + len(z)])
+                    # a Gram matrix of rounded features is still positive semidefinite, one of rounded products is not
+                    pair = (features.restored(), z.restored()) if exact else (features, z)
+                    pair[0].inner(pair[1], raw[part, column : column + len(z)])
                     column += len(z)
-        # a row that holds NaN or infinity has a sum that is not finite
-        refuse_non_finite(torch.isfinite(diagonal + raw.sum(1)), ids)
         return raw, diagonal
 
     def _landmark_tiles(self) -> Iterator[GradientFeatures]:
@@ -201,9 +210,9 @@ class KernelRows:
     def _finish(self, raw: Tensor, mean: Tensor, diagonal: Tensor) -> Tensor:
         """Centre and normalise raw rows, in place."""
         if self.settings.center:
-            raw.sub_((mean - self._grand_mean)[:, None]).sub_(self._mean)
+            raw.sub_((mean - self._grand_mean).to(raw.dtype)[:, None]).sub_(self._mean.to(raw.dtype))
         if self.settings.cosine:
-            raw.mul_(inverse_root(diagonal)[:, None]).mul_(inverse_root(self._diagonal))
+            raw.mul_(inverse_root(diagonal).to(raw.dtype)[:, None]).mul_(inverse_root(self._diagonal).to(raw.dtype))
         return raw
 
 
@@ -312,23 +321,17 @@ def check_precision(precision: str, encoder: FrozenEncoder) -> None:
         raise ConfigError(f"precision={precision!r} is unknown; expected one of {', '.join(PRECISIONS)}")
     if precision != "float32" and encoder.dtype != torch.float32:
         raise ConfigError(f"precision={precision!r} needs dtype=torch.float32; the encoder computes in {encoder.dtype}")
-    if precision == "tf32" and encoder.device.type != "cuda":
-        raise ConfigError(f"precision='tf32' needs a CUDA device; this is {encoder.device}")
 
 
-class tf32:  # noqa: N801  used like a function
-    """Inside, CUDA's float32 products may use TensorFloat-32."""
-
-    def __init__(self, wanted: bool):
-        self._wanted = wanted
-
-    def __enter__(self) -> None:
-        self._before = torch.backends.cuda.matmul.allow_tf32
-        if self._wanted:
-            torch.backends.cuda.matmul.allow_tf32 = True
-
-    def __exit__(self, *error) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = self._before
+@contextmanager
+def products_in(precision: str):
+    """Inside, float32 matrix products may use TensorFloat-32 or bfloat16 inputs where the device is fast at them."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision({"float32": "highest", "tf32": "high", "bfloat16": "medium"}[precision])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)
