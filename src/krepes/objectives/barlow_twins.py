@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from krepes.objectives.base import Problem, Term
+from krepes.objectives.base import Problem, QuadraticTerm
 from krepes.objectives.moments import Moments
 
 
@@ -36,14 +36,13 @@ class BarlowTwins:
 
     def problem(self, moments: Moments) -> Problem:
         """L(B) on the whole population."""
-        S_aa, S_bb, S_ab = (moments.covariance(p) for p in ("aa", "bb", "ab"))
 
-        def inner(B: Tensor) -> Tensor:
-            var_a, var_b = (B * (S_aa @ B)).sum(0), (B * (S_bb @ B)).sum(0)
-            cross = B.T @ S_ab @ B
-            return cross * (var_a + self.eps).rsqrt()[:, None] * (var_b + self.eps).rsqrt()
+        def inner(B: Tensor, q_aa: Tensor, q_bb: Tensor, q_ab: Tensor) -> Tensor:
+            scale_a, scale_b = ((q.diagonal() + self.eps).rsqrt() for q in (q_aa, q_bb))
+            return q_ab * scale_a[:, None] * scale_b
 
-        term = Term(
+        term = QuadraticTerm(
+            tuple(moments.covariance(p) for p in ("aa", "bb", "ab")),
             inner,
             self._outer,
             lambda C: 2 * self._W2(C) * (C - torch.eye(len(C), dtype=C.dtype, device=C.device)),

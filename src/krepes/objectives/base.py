@@ -38,10 +38,20 @@ class Summand(Protocol):
 
 
 @dataclass(frozen=True)
-class Term:
-    """A summand from its parts, with Jₛ by automatic differentiation: the whole population's moments."""
+class QuadraticTerm:
+    """ψ(s(B, BᵀS₁B, BᵀS₂B, …)): what a loss needs of a whole population's moments S_i.
 
-    inner: Callable[[Tensor], Inner]
+    The forms' derivatives at B are V ↦ Vᵀ(S_iB) + (S_iᵀB)ᵀV with both r × h factors computed once, so that a curvature
+    product costs O(rh²) and no product with an r × r matrix. s itself is differentiated automatically.
+
+    Attributes:
+        forms: S_i (r, r), symmetric or not.
+        inner: (B, BᵀS₁B, …) ↦ s.
+        outer, outer_gradient, outer_hessian_product: ψ(s), ∇ψ(s), and u ↦ ∇²ψ(s) u.
+    """
+
+    forms: tuple[Tensor, ...]
+    inner: Callable[..., Inner]
     outer: Callable[[Inner], Tensor]
     outer_gradient: Callable[[Inner], Inner]
     outer_hessian_product: Callable[[Inner, Inner], Inner]
@@ -49,23 +59,39 @@ class Term:
 
     def value(self, B: Tensor) -> Tensor:
         """ψ(s(B))."""
-        return self.outer(self.inner(B))
+        return self.outer(self.inner(B, *(B.T @ (S @ B) for S in self.forms)))
 
     def gradient(self, B: Tensor) -> Tensor:
         """Jₛᵀ ∇ψ."""
-        s, pull_back = vjp(self.inner, B)[:2]
-        return pull_back(self.outer_gradient(s))[0]
+        factors, at = self._at(B)
+        s, pull_back = vjp(self.inner, *at)[:2]
+        return _collect(pull_back(self.outer_gradient(s)), factors)
 
     def linearise(self, B: Tensor) -> Callable[[Tensor], Tensor]:
         """V ↦ Jₛᵀ ∇²ψ Jₛ V."""
-        s, pull_back = vjp(self.inner, B)[:2]
+        factors, at = self._at(B)
+        s, pull_back = vjp(self.inner, *at)[:2]
 
         def product(V: Tensor) -> Tensor:
-            Js_V = jvp(self.inner, (B,), (V,))[1]  # v → Jv
+            moved = (V, *(V.T @ right + left.T @ V for right, left in factors))
+            Js_V = jvp(self.inner, at, moved)[1]  # v → Jv
             H_Js_V = self.outer_hessian_product(s, Js_V)  # Jv → HJv
-            return pull_back(H_Js_V)[0]  # HJv → JᵀHJv
+            return _collect(pull_back(H_Js_V), factors)  # HJv → JᵀHJv
 
         return product
+
+    def _at(self, B: Tensor) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, ...]]:
+        """(S_iB, S_iᵀB) of every form, and the arguments of `inner`."""
+        factors = [(S @ B, S.T @ B) for S in self.forms]
+        return factors, (B, *(B.T @ right for right, _ in factors))
+
+
+def _collect(parts: tuple[Tensor, ...], factors: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Gradients at (B, BᵀS₁B, …) as a gradient at B: ⟨U, Vᵀ(SB) + (SᵀB)ᵀV⟩ = ⟨V, (SB)Uᵀ + (SᵀB)U⟩."""
+    total = parts[0]
+    for U, (right, left) in zip(parts[1:], factors, strict=True):
+        total = total + right @ U.T + left @ U
+    return total
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from krepes.objectives.base import Problem, Term
+from krepes.objectives.base import Problem, QuadraticTerm
 from krepes.objectives.moments import Moments
 
 
@@ -30,11 +30,9 @@ class SpectralContrastive:
         M_ab = (moments.ab + moments.ab.T) / (2 * moments.n)
         M = (moments.aa + moments.bb) / (2 * moments.n)
 
-        def inner(B: Tensor):
-            return (B * (M_ab @ B)).sum(), B.T @ (M @ B)
-
-        term = Term(
-            inner,
+        term = QuadraticTerm(
+            (M_ab, M),
+            lambda B, q_ab, q: (q_ab.trace(), q),
             lambda s: -2 * s[0] + s[1].square().sum(),
             lambda s: (torch.full_like(s[0], -2.0), 2 * s[1]),
             lambda s, u: (torch.zeros_like(u[0]), 2 * u[1]),

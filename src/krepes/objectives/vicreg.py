@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from krepes.objectives.base import Problem, Term
+from krepes.objectives.base import Problem, QuadraticTerm
 from krepes.objectives.moments import Moments
 
 
@@ -49,10 +49,9 @@ class VICReg:
     def problem(self, moments: Moments) -> Problem:
         """L(B) on the whole population; inner s = (B, var_a, var_b, offdiag cov_a, offdiag cov_b)."""
         S_delta = moments.second_difference
-        S_aa, S_bb = moments.covariance("aa", self.ddof), moments.covariance("bb", self.ddof)
+        forms = moments.covariance("aa", self.ddof), moments.covariance("bb", self.ddof)
 
-        def inner(B: Tensor):
-            cov_a, cov_b = B.T @ (S_aa @ B), B.T @ (S_bb @ B)
+        def inner(B: Tensor, cov_a: Tensor, cov_b: Tensor):
             return B, cov_a.diagonal(), cov_b.diagonal(), off_diagonal(cov_a), off_diagonal(cov_b)
 
         def outer(s):
@@ -83,7 +82,7 @@ class VICReg:
                 *(2 * self.covariance / h * x for x in u[3:]),
             )
 
-        term = Term(inner, outer, outer_gradient, outer_hessian_product)
+        term = QuadraticTerm(forms, inner, outer, outer_gradient, outer_hessian_product)
         return Problem(lambda: [term])
 
     @property
