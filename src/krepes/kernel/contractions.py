@@ -250,8 +250,9 @@ class Factored:
         a: (B, T, n_in), or token ids (B, T).
         g: (B, q, T, n_out); (1, …) where it is constant; (B, 1, 1, n_out) along an axis.
         constant: g is the same for all samples.
-        axis: (q, n_out) of unit columns v_j when g_pj = g_j v_pj. So it is before an elementwise activation and a
-            last linear layer, and Σ_p g_p·g'_p is then a product over n_out instead of q·n_out entries.
+        axis: (q, n_out) of unit columns v_j when g_pj = g_j v_pj, the same for all samples. So it is before an
+            elementwise function and a last linear layer, and Σ_p g_p·g'_p is then a product over n_out entries instead
+            of q·n_out.
     """
 
     a: Tensor
@@ -264,35 +265,6 @@ class Factored:
 
     def __getitem__(self, index) -> "Factored":
         return Factored(self.a[index], self.g if self.constant else self.g[index], self.constant, self.axis)
-
-    def common_axis(self, tolerance: float, guess: Tensor | None) -> Tensor | None:
-        """The axis of these samples' g, if they have one.
-
-        Args:
-            guess: (q, n) for units at which g vanishes for all these samples, but may not for others.
-        """
-        if self.constant or self.axis is not None or self.a.ndim == 2 or self.g.shape[1] == 1 or self.g.shape[2] != 1:
-            return None
-        g = self.g[:, :, 0]  # (B, q, n)
-        values, vectors = torch.linalg.eigh(torch.einsum("bpn,bqn->npq", g, g).double())
-        alive = values[:, -1] > 0
-        axis = (vectors[:, :, -1] * alive[:, None]).T.to(g)  # (q, n)
-        if guess is not None and guess.shape == axis.shape:
-            axis = torch.where(alive, axis, guess / guess.norm(dim=0).clamp_min(torch.finfo(guess.dtype).tiny))
-        return axis if self.along(axis, tolerance).axis is not None else None
-
-    def along(self, axis: Tensor | None, tolerance: float) -> "Factored":
-        """g by its coefficients on the axis, where nothing of it lies off the axis."""
-        if axis is None:
-            return self
-        g = self.g[:, :, 0]
-        coefficient = (g * axis).sum(1)  # (B, n)
-        rest = torch.addcmul(g, coefficient.unsqueeze(1), axis, value=-1)
-        # over the contiguous whole, by a product that runs at memory speed
-        off, all_ = (x.reshape(-1).dot(x.reshape(-1)) for x in (rest, self.g))
-        if not bool(off <= tolerance**2 * all_):
-            return self
-        return Factored(self.a, coefficient[:, None, None], False, axis)
 
     def whole(self) -> "Factored":
         """With g written out."""
@@ -341,7 +313,10 @@ class Factored:
         """The features of several batches as one."""
         constant = parts[0].constant
         return Factored(
-            torch.cat([p.a for p in parts]), parts[0].g if constant else torch.cat([p.g for p in parts]), constant
+            torch.cat([p.a for p in parts]),
+            parts[0].g if constant else torch.cat([p.g for p in parts]),
+            constant,
+            parts[0].axis,
         )
 
 

@@ -71,16 +71,6 @@ class GradientFeatures:
             total += torch.linalg.vector_norm(e, dim=1, dtype=torch.float64).square()
         return total
 
-    def axes(self, tolerance: float, guess: Tensor | None) -> list[Tensor | None]:
-        """Common axes of the factored gradients; see `Factored.common_axis`."""
-        return [f.common_axis(tolerance, guess) for f in self.factored]
-
-    def along(self, axes: list[Tensor | None], tolerance: float) -> "GradientFeatures":
-        """Factored gradients by their coefficients on the axes, where they lie on them."""
-        return GradientFeatures(
-            [f.along(v, tolerance) for f, v in zip(self.factored, axes, strict=True)], self.explicit
-        )
-
     def lowered(self, shift: list[Tensor] | None, dtype: torch.dtype) -> "GradientFeatures":
         """Explicit blocks minus a shift, in another floating type; factored pairs as they are."""
         moved = self.explicit if shift is None else [e - s for e, s in zip(self.explicit, shift, strict=True)]
@@ -173,14 +163,6 @@ class GradientMap:
         generic = sum(parameter(self.encoder.module, n).numel() for n in self.generic)
         return q * min(generic, self.project or generic) + sum(p.numbers(q) for p in self.pieces)
 
-    def input_gradients_of_last_layer(self) -> Tensor | None:
-        """Wᵀw_p for a last layer f = W h + b, (q, n_in): the same for all samples. None for another last layer."""
-        for piece in self.pieces:
-            head = piece.terms[0]
-            if head.constant and head.kind == "linear" and not piece.linked and piece.slot is None:
-                return self.directions @ parameter(self.encoder.module, piece.names[0])
-        return None
-
     def activation_bytes(self) -> int:
         """Bytes per sample of the forward and backward passes, from above: every intermediate, once per direction."""
         size = torch.finfo(self.encoder.dtype).bits // 8
@@ -233,7 +215,8 @@ class GradientMap:
         recording = tape.record(self.encoder.module, self.encoder.param_names, batch)
         self._same_path(recording, len(batch))
         needed = {t.call for p in self.pieces for t in p.terms}
-        g, self.batched = gradients_at(recording, self.directions, self.batched, needed)
+        last = self._last_layer(recording)
+        g, self.batched = gradients_at(recording, self.directions, self.batched, needed, last)
         factored, formed = [], []
         for piece in self.pieces:
             if piece.way == "explicit" or len(piece.projection) == 1:
@@ -244,15 +227,31 @@ class GradientMap:
             head = piece.terms[0]
             call = recording.calls[head.call]
             assert isinstance(call.a, Tensor)
+            if piece.way == "factored" and last is not None and last.call == head.call:
+                g_t, axis = last.coefficients(), last.axis
+                a = operands(head, call.a, g_t, len(batch))[0]
+                factored.append(Factored(with_bias(a) if piece.bias else a, g_t, False, axis))
+                continue
             g_head = output_gradient(head, g[head.call], len(batch))
             if piece.way == "projected":
                 formed.append(self._projections.outer(piece, call.a, g_head, len(batch)).flatten(1))
                 continue
             a, g_t = operands(head, call.a, g_head, len(batch))
-            if piece.bias:
-                a = torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
-            factored.append(Factored(a, g_t, head.constant))
+            factored.append(Factored(with_bias(a) if piece.bias else a, g_t, head.constant))
         return factored, [f.detach() for f in formed]
+
+    def _last_layer(self, recording: tape.Recording) -> "LastLayer | None":
+        """The linear layer that gives the output, if only an elementwise function stands before it."""
+        for call in recording.calls:
+            weight = call.tracked.get("weight", "")
+            if (
+                call.is_output
+                and call.kind == "linear"
+                and len(call.a_shape) == 2
+                and weight in self.encoder.param_names
+            ):
+                return last_layer(recording, call, self.directions @ parameter(self.encoder.module, weight))
+        return None
 
     def _same_path(self, recording: tape.Recording, samples: int) -> None:
         """Refuse a batch whose calls are not the planned ones, each over all samples."""
@@ -308,45 +307,132 @@ def pack(formed: list[Tensor]) -> list[Tensor]:
     return large + ([torch.cat(small, 1) if len(small) > 1 else small[0]] if small else [])
 
 
+def with_bias(a: Tensor) -> Tensor:
+    """Inputs (B, T, n) with the bias' constant one beside them."""
+    return torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
+
+
+ELEMENTWISE = {
+    "Relu",
+    "Threshold",
+    "LeakyRelu",
+    "Elu",
+    "Gelu",
+    "Silu",
+    "Mish",
+    "Tanh",
+    "Sigmoid",
+    "Softplus",
+    "Hardtanh",
+    "Hardswish",
+    "Hardsigmoid",
+    "LogSigmoid",
+    "Abs",
+}  # fmt: skip  autograd's names of functions
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """f = W σ(z) + b with σ elementwise and z the output of a call: ∇z⟨w_p, f⟩ = σ'(z) ∘ Wᵀw_p.
+
+    A sample then has n numbers in it, not q·n.
+
+    Attributes:
+        call: whose output z is.
+        slopes: σ'(z), (B, n).
+        weights: Wᵀw_p, (q, n).
+    """
+
+    call: int
+    slopes: Tensor
+    weights: Tensor
+
+    @property
+    def axis(self) -> Tensor:
+        """Unit columns of the weights (q, n); zero where the weights are."""
+        return self.weights / self._norms()
+
+    def coefficients(self) -> Tensor:
+        """∇z⟨w_p, f⟩ along the axis, (B, 1, 1, n)."""
+        return (self.slopes * self._norms())[:, None, None]
+
+    def gradients(self) -> Tensor:
+        """∇z⟨w_p, f⟩ written out, (q, B, n)."""
+        return self.slopes * self.weights[:, None]
+
+    def _norms(self) -> Tensor:
+        return self.weights.norm(dim=0).clamp_min(torch.finfo(self.weights.dtype).tiny)
+
+
+def last_layer(recording: tape.Recording, call: tape.Call, weights: Tensor) -> LastLayer | None:
+    """Follow the graph from the output layer's input through elementwise functions to a call's output."""
+    if call.into is None:
+        return None
+    node = call.into.node
+    outputs = {c.out.node: i for i, c in enumerate(recording.calls) if c.out is not None and c.out.output_nr == 0}
+    while node not in outputs:
+        if node.name().removesuffix("Backward0") not in ELEMENTWISE or len(node.next_functions) != 1:
+            return None
+        following = node.next_functions[0][0]
+        if following is None:
+            return None
+        node = following
+    before = recording.calls[outputs[node]]
+    if before.shape != call.a_shape:
+        return None
+    ones = torch.ones(call.a_shape, dtype=recording.out.dtype, device=recording.out.device)
+    (slopes,) = torch.autograd.grad(call.into, cast(Any, [before.out]), ones, retain_graph=True)
+    return LastLayer(outputs[node], slopes, weights)
+
+
 def gradients_at(
-    recording: tape.Recording, directions: Tensor, batched: bool, needed: set[int]
+    recording: tape.Recording, directions: Tensor, batched: bool, needed: set[int], last: LastLayer | None = None
 ) -> tuple[dict[int, Sequence[Tensor]], bool]:
     """`backward`, all directions at once if the network's operations allow it, and whether they did."""
     if batched:
         try:
             with warnings.catch_warnings(record=True) as seen:
                 warnings.simplefilter("always")
-                found = backward(recording, directions, True, needed)
+                found = backward(recording, directions, True, needed, last)
             return found, not any("performance drop" in str(w.message) for w in seen)
         except RuntimeError as error:
             if "out of memory" in str(error).lower():
                 raise
-    return backward(recording, directions, False, needed), False
+    return backward(recording, directions, False, needed, last), False
 
 
 def backward(
-    recording: tape.Recording, directions: Tensor, batched: bool, needed: set[int] | None = None
+    recording: tape.Recording,
+    directions: Tensor,
+    batched: bool,
+    needed: set[int] | None = None,
+    last: LastLayer | None = None,
 ) -> dict[int, Sequence[Tensor]]:
     """Call ↦ gradients of ⟨w_p, f(x)⟩, summed over the batch, at its output, for every direction.
 
     For the call whose output is the encoder's, they are the directions themselves (d,).
+
+    Args:
+        last: known gradients near the output, from which the rest follows.
     """
     calls = [i for i, c in enumerate(recording.calls) if c.out is not None and (needed is None or i in needed)]
-    inner = [i for i in calls if not recording.calls[i].is_output]
     found: dict[int, Sequence[Tensor]] = {i: list(directions) for i in calls if recording.calls[i].is_output}
+    out, start = recording.out, recording.out
+    weights = directions[:, None].expand(-1, *out.shape)
+    if last is not None:
+        start, weights = recording.calls[last.call].out, last.gradients()
+        found[last.call] = weights.unbind(0)
+    inner = [i for i in calls if i not in found]
     if not inner:
         return found
-    out, edges = recording.out, cast(Any, [recording.calls[i].out for i in inner])
+    start, edges = cast(Any, (start, [recording.calls[i].out for i in inner]))
     if batched:
-        weights = directions[:, None].expand(-1, *out.shape)
         grads = torch.autograd.grad(
-            out, edges, weights, is_grads_batched=True, allow_unused=True, retain_graph=True
+            start, edges, weights, is_grads_batched=True, allow_unused=True, retain_graph=True
         )  # fmt: skip
         rows = [None if g is None else g.unbind(0) for g in grads]
     else:
-        passes = [
-            torch.autograd.grad(out, edges, w.expand_as(out), retain_graph=True, allow_unused=True) for w in directions
-        ]
+        passes = [torch.autograd.grad(start, edges, w, retain_graph=True, allow_unused=True) for w in weights]
         rows = [None if g[0] is None else g for g in zip(*passes, strict=True)]
     for i, row in zip(inner, rows, strict=True):
         found[i] = [out.new_zeros(recording.calls[i].shape)] * len(directions) if row is None else row

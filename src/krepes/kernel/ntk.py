@@ -111,12 +111,8 @@ class KernelRows:
         self._shift: list[Tensor] | None = None
         self._type = torch.bfloat16 if precision == "bfloat16" else gradients.encoder.dtype
         self._kept = list(self._computed_tiles()) if keep else None
-        self._tolerance = 1e-5 if gradients.encoder.dtype == torch.float32 else 1e-12
-        self._axes: list[Tensor | None] | None = None
-        if self._kept is not None and len(gradients.directions) > 1:
+        if self._kept is not None and not self._kept[0].explicit:  # small features: one product costs less than many
             self._kept = [GradientFeatures.concatenate(self._kept)]
-            guess = gradients.input_gradients_of_last_layer()
-            self._axes = self._kept[0].axes(self._tolerance, guess)
         if precision == "bfloat16" and settings.center:
             self._shift = self._mean_blocks()
         if self._kept is not None:
@@ -185,12 +181,7 @@ class KernelRows:
             yield self.gradients(self.landmarks[start : start + self.tile])
 
     def _lowered(self, features: GradientFeatures) -> GradientFeatures:
-        """As the products want them: factored ones along common axes, explicit ones in the products' type.
-
-        They are centred before bfloat16, so that the mean costs no digits.
-        """
-        if self._axes is not None:
-            features = features.along(self._axes, self._tolerance)
+        """Explicit gradients in the products' type, centred before bfloat16, so that the mean costs no digits."""
         if self._type == self.gradients.encoder.dtype:
             return features
         return features.lowered(self._shift, self._type)

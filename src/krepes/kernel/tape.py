@@ -41,6 +41,7 @@ class Call:
         a_shape: the other operand's shape.
         options: strides and the like.
         is_output: the call's output is what the encoder returns.
+        into: the input's gradient edge, None where it is outside the graph.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Call:
     a_shape: torch.Size
     options: dict[str, Any] = field(default_factory=dict)
     is_output: bool = False
+    into: GradientEdge | None = None
 
 
 @dataclass
@@ -197,7 +199,8 @@ def _recognise(func, args, kwargs, keys: dict[int, str], out: Tensor) -> Call | 
         tracked = {role: keys[id(t)] for role, t in roles.items() if isinstance(t, Tensor) and id(t) in keys}
         shape = a.shape if isinstance(a, Tensor) else options.pop("a_shape", torch.Size())
         kept = a.detach() if isinstance(a, Tensor) else a
-        return Call(kind, tracked, kept, get_gradient_edge(out), out.shape, shape, options)
+        into = get_gradient_edge(a) if isinstance(a, Tensor) and a.requires_grad else None
+        return Call(kind, tracked, kept, get_gradient_edge(out), out.shape, shape, options, into=into)
 
     if func in EXPAND:
         key = keys.get(id(args[0]))
