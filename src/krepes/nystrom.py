@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from krepes.errors import LandmarkError
@@ -36,17 +37,18 @@ class Nystrom:
 
     def features(self, K_m: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         """φ = Λ^{-1/2} Uᵀ k_m for rows of the kernel (B, M), computed in `dtype`: (B, r)."""
-        return K_m.to(dtype) @ self.whitening(dtype)
-
-    def whitening(self, dtype: torch.dtype) -> Tensor:
-        """U Λ^{-1/2} (M, r)."""
         if dtype not in self._whitening:
-            self._whitening[dtype] = (self.U * self.eigenvalues.rsqrt()).to(dtype)
-        return self._whitening[dtype]
+            self._whitening[dtype] = aligned((self.U * self.eigenvalues.rsqrt()).to(dtype))
+        return (K_m.to(dtype) @ self._whitening[dtype])[:, : self.rank]
 
     def dual(self, B: Tensor) -> Tensor:
         """Ã = U Λ^{-1/2} B, (M, h)."""
         return self.U @ (self.eigenvalues.rsqrt()[:, None] * B)
+
+
+def aligned(x: Tensor, multiple: int = 16) -> Tensor:
+    """With columns of zeros up to a multiple, with which matrix products are up to 1.5 times faster on CPUs."""
+    return F.pad(x, (0, -x.shape[1] % multiple))
 
 
 def decompose(K_mm: Tensor, h: int, tolerance: float) -> Nystrom:

@@ -217,7 +217,7 @@ class Stream:
             yield block, self._features(a, block, "a"), self._features(b, block, "b")
 
     def _features(self, view: Tensor, block: range | Sequence[int], which: str) -> Tensor:
-        K, _ = self.rows(view, [f"{i} (view {which})" for i in names(self.source, block)])
+        K, _ = self.rows(view, names(self.source, block, f" (view {which})"))
         return self.nystrom.features(K, self.rows.gradients.encoder.dtype)
 
     def one_view(self, block: range, which: int, inside: Tensor) -> Tensor:

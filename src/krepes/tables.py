@@ -106,7 +106,7 @@ def score_shard(
 def influence_part(source: Source, shard: range, scored: dict[str, Tensor], ids: pa.Array, top_k: int) -> pa.Table:
     """A shard's rows of influence.parquet: sample, rank, landmark, influence, contribution."""
     n = len(shard)
-    samples = pa.array(names(source, shard), pa.string())
+    samples = pa.array(list(names(source, shard)), pa.string())
     repeated = pa.array(np.repeat(np.arange(n, dtype=np.int32), top_k))
     return pa.table(
         {
@@ -127,7 +127,7 @@ def points_part(
     offsets = pa.array(np.arange(0, near.numel() + 1, near.shape[1], dtype=np.int32))
     chosen = np.isin(np.arange(shard.start, shard.stop), auditor.fit_.indices)
     columns: dict[str, Any] = {
-        "id": pa.array(names(source, shard), pa.string()),
+        "id": pa.array(list(names(source, shard)), pa.string()),
         "x": scored["xy"][:, 0].numpy(),
         "y": scored["xy"][:, 1].numpy(),
         "landmarks": pa.ListArray.from_arrays(offsets, ids.take(pa.array(near.reshape(-1).numpy()))),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import overload
 
 from krepes.errors import DataError
@@ -80,6 +81,33 @@ class RowIds(Sequence[str]):
         if not (digits.isascii() and digits.isdecimal() and len(digits) < 20) or str(int(digits)) != digits:
             return None
         return int(digits) if int(digits) in self._rows else None
+
+
+@dataclass(frozen=True)
+class ChosenIds(Sequence[str]):
+    """The ids of some samples, looked up only when one is asked for: in a message, say.
+
+    Attributes:
+        ids: of all samples.
+        positions: the chosen ones.
+        remark: after each id.
+    """
+
+    ids: Sequence[str]
+    positions: Sequence[int]
+    remark: str = ""
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> "ChosenIds": ...
+    def __getitem__(self, index: int | slice) -> "str | ChosenIds":
+        if isinstance(index, slice):
+            return ChosenIds(self.ids, self.positions[index], self.remark)
+        return f"{self.ids[self.positions[index]]}{self.remark}"
 
 
 def checked_ids(ids: Sequence[str] | None, n: int, prefix: str = "") -> Sequence[str]:

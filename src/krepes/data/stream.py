@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from krepes.data.ids import ChosenIds
 from krepes.data.source import Source, check_finite
 from krepes.errors import ConfigError, DataError
 
@@ -40,9 +41,9 @@ def read(source: Source, indices: Sequence[int]) -> Tensor:
     return batch
 
 
-def names(source: Source, indices: Sequence[int]) -> list[str]:
-    """Ids of the samples at these positions."""
-    return [source.ids[i] for i in indices]
+def names(source: Source, indices: Sequence[int], remark: str = "") -> Sequence[str]:
+    """Ids of the samples at these positions, looked up when they are asked for."""
+    return ChosenIds(source.ids, indices, remark)
 
 
 def paired_views(source: Source, views: Views, block: range, seed: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The kernel's settings and its rows against the landmarks."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -97,7 +97,7 @@ class KernelRows:
         settings: NTK,
         gradients: GradientMap,
         landmarks: Tensor,
-        ids: list[str] | None = None,
+        ids: Sequence[str] | None = None,
         tile: int | None = None,
         keep: bool | None = None,
         precision: str = "float32",
@@ -137,7 +137,7 @@ class KernelRows:
             self.K_mm = self.K_mm / self.scale
         self.K_mm = (self.K_mm + self.K_mm.T) / 2
 
-    def __call__(self, batch: Tensor, ids: list[str] | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Tensor, ids: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Kernel rows (B, M) in the encoder's type and diagonal (B,) in float64, of a batch.
 
         Raises:
@@ -153,7 +153,7 @@ class KernelRows:
         return rows, (torch.ones_like(diagonal) if self.settings.cosine else diagonal) / self.scale
 
     def _raw(
-        self, batch: Tensor, ids: list[str] | None, dtype: torch.dtype, exact: bool = False
+        self, batch: Tensor, ids: Sequence[str] | None, dtype: torch.dtype, exact: bool = False
     ) -> tuple[Tensor, Tensor]:
         device = self.gradients.encoder.device
         raw = torch.empty(len(batch), len(self.landmarks), dtype=dtype, device=device)
@@ -223,7 +223,7 @@ class KernelColumns:
     gradients: GradientMap
     pool: Tensor
     reference: Tensor
-    ids: list[str] | None = None
+    ids: Sequence[str] | None = None
 
     def __post_init__(self):
         per_sample = max(1, self.gradients.features_per_sample())
@@ -286,12 +286,12 @@ def centred_diagonal(diagonal: Tensor, mean: Tensor, grand_mean: Tensor, dtype: 
     return torch.where(centred > (1e-6 if dtype == torch.float32 else 1e-13) * diagonal, centred, 0.0)
 
 
-def refuse_non_finite(good: Tensor, ids: list[str] | None) -> None:
+def refuse_non_finite(good: Tensor, ids: Sequence[str] | None) -> None:
     """Raise NonFiniteError naming the samples whose gradients are not finite."""
     if bool(good.all()):
         return
     where = (~good).nonzero().flatten().tolist()
-    named = ", ".join(ids[i] if ids else str(i) for i in where[:5])
+    named = ", ".join(str(ids[i]) if ids else str(i) for i in where[:5])
     raise NonFiniteError(
         f"gradients of {len(where)} of {len(good)} samples are not finite: {named}. Look at these samples and at the "
         "encoder's weights; dtype=torch.float64 helps against overflow."
@@ -346,13 +346,15 @@ def kernel_error(rows: KernelRows) -> KernelError | None:
     plain = replace(rows.settings, center=False, cosine=False, rescale=None, project=None)
     exact = GradientMap(gradients.encoder, gradients.directions, few[:3], None, plain.seed, plain.contractions)
     reference = KernelRows(plain, exact, few).K_mm
+
+    def found(center: bool) -> Tensor:
+        """Rows as they are used, against the same samples as landmarks."""
+        low = replace(plain, project=gradients.project, center=center)
+        return KernelRows(low, gradients, few, precision=rows.precision)(few)[0].double()
+
+    raw = relative_error(found(False), reference)
     # centred features only differ by a constant from those that are used; double centring removes it
-    low = replace(plain, project=gradients.project, center=rows.settings.center)
-    found = KernelRows(low, gradients, few, precision=rows.precision).K_mm
-    centred = relative_error(double_centred(found), double_centred(reference))
-    raw = relative_error(
-        KernelRows(replace(low, center=False), gradients, few, precision=rows.precision).K_mm, reference
-    )
+    centred = relative_error(double_centred(found(rows.settings.center)), double_centred(reference))
     return KernelError(raw, centred, len(few))
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from krepes.nystrom import aligned
+
 
 @dataclass
 class Moments:
@@ -29,9 +31,10 @@ class Moments:
 
         A float32 product over a block of a few thousand samples keeps 1e-7; blocks are added in float64.
         """
-        a, b = phi_a, phi_b
-        sums = a.sum(0, dtype=torch.float64), b.sum(0, dtype=torch.float64)
-        return cls(len(a), *sums, gram(a), gram(b), (a.T @ b).double())
+        r = phi_a.shape[1]
+        sums = (phi.sum(0, dtype=torch.float64) for phi in (phi_a, phi_b))
+        a, b = aligned(phi_a), aligned(phi_b)
+        return cls(len(a), *sums, *(m[:r, :r].contiguous() for m in (gram(a), gram(b), (a.T @ b).double())))
 
     def add_(self, other: "Moments") -> "Moments":
         """Add another part's sums in place."""
