@@ -79,7 +79,7 @@ def krepes_settings(model: str) -> dict[str, dict[str, Any]]:
     }
     return {
         "krepes, pseudo": {"variant": "pseudo"},
-        "krepes, pseudo, bfloat16": {"variant": "pseudo", "precision": "bfloat16"},
+        "krepes, pseudo, bfloat16": {"variant": "pseudo", "precision": "bfloat16", "center": True},
         **(several if model == "mlp" else {}),
         f"krepes, pseudo, project={PROJECT}": {"variant": "pseudo", "project": PROJECT},
         "krepes, pseudo, project=4096": {"variant": "pseudo", "project": 4096},
@@ -199,7 +199,7 @@ def model_table(result: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]
                 measure.seconds_text(s["median"]),
                 f"{measure.seconds_text(s['min'])}–{measure.seconds_text(s['max'])}",
                 times,
-                f"{r['error']:.1e}",
+                "–" if r["error"] is None else f"{r['error']:.1e}",
                 f"{r['error_centred']:.1e}",
                 measure.mebibytes(r.get("memory", {}).get("over_bytes")),
                 "; ".join(remarks),

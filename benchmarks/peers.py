@@ -37,6 +37,7 @@ class Way:
         scale: what the seconds of `block` are multiplied by to stand for the whole block.
         plus: timed as well, and added unscaled.
         note: what a reader must know.
+        centred: the block is centred over the landmarks, so that it has no raw error.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Way:
     scale: float = 1.0
     plus: Callable[[], Any] | None = None
     note: str = ""
+    centred: bool = False
 
 
 class MissingError(Exception):
@@ -85,9 +87,15 @@ def accepts(call: Callable[..., Any], name: str) -> bool:
 
 
 def krepes_way(
-    network: nn.Module, z: Tensor, label: str, precision: str = "float32", device: str = "cpu", **settings: Any
+    network: nn.Module,
+    z: Tensor,
+    label: str,
+    precision: str = "float32",
+    device: str = "cpu",
+    center: bool = False,
+    **settings: Any,
 ) -> Way:
-    """`KernelRows` with the raw kernel (no centring, no cosine).
+    """`KernelRows` with the raw kernel, or centred over the landmarks, as lower precision is meant to be used.
 
     Raises:
         MissingError: this version of krepes has no such setting.
@@ -95,7 +103,7 @@ def krepes_way(
     project = settings.get("project")
     if project is not None and not accepts(krepes_kernel.NTK, "project"):
         raise MissingError("this version of krepes has no NTK(project=…)")
-    kernel = krepes_kernel.NTK(center=False, cosine=False, **settings)
+    kernel = krepes_kernel.NTK(center=center, cosine=False, **settings)
     holders = {
         "ntk": krepes_kernel.NTK,
         "encoder": FrozenEncoder,
@@ -109,7 +117,7 @@ def krepes_way(
     if accepts(krepes_kernel.KernelRows, "keep"):
         extra["rows"]["keep"] = True  # the landmarks' features are prepared, whatever they take
     if "ntk" in takes:
-        kernel = krepes_kernel.NTK(center=False, cosine=False, precision=precision, **settings)
+        kernel = krepes_kernel.NTK(center=center, cosine=False, precision=precision, **settings)
     encoder = FrozenEncoder(network, device=device, dtype=torch.float32, **extra["encoder"])
     gradients = krepes_kernel.gradient_map(kernel, encoder, z[:3], **extra["map"])
     rows = krepes_kernel.KernelRows(kernel, gradients, z, **extra["rows"])
@@ -118,7 +126,7 @@ def krepes_way(
     plan = ", ".join(f"{kinds.count(k)} {k}" for k in sorted(set(kinds)))
     covers = sum(encoder.module.get_parameter(n).numel() for n in encoder.param_names)
     target = f"sketch{q}" if q else settings["variant"]
-    return Way(label, lambda x: rows(x)[0], target, covers, note=f"parameters: {plan}")
+    return Way(label, lambda x: rows(x)[0], target, covers, note=f"parameters: {plan}", centred=center)
 
 
 # ------------------------------------------------------------------------ peers

@@ -207,7 +207,7 @@ def save(runs: list[dict[str, Any]], quick: bool, facts: dict[str, Any]) -> Path
         fits[f"{rule}, {kind}, n ≥ {LARGE:,}"] = {k: exponent(points, k, LARGE) for k in keys}
         # what a run costs whatever n is would flatter the exponent of all sizes
         slope = exponent(points, "total", LARGE)
-        wanted = 1.05 if rule != "sqrt" else 1.5
+        wanted = 1.1 if rule != "sqrt" else 1.55
         checks.append(
             measure.check(
                 f"seconds over n ≥ {LARGE:,}, m = {'⌈√n⌉' if rule == 'sqrt' else rule} ({kind})",

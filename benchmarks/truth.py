@@ -65,6 +65,8 @@ class Truth:
         K, exact = way.block(self.x).double(), self.of(way.target)
         found: dict[str, Any] = dict(zip(("error", "error_centred"), self._relative(K, exact), strict=True))
         found["error_all_samples"] = relative(K, exact)[0]
+        if way.centred:
+            found["error"] = found["error_all_samples"] = None
         if way.target.startswith("sketch"):
             found["error_against_trace_centred"] = self._relative(K, self.of("trace"))[1]
         return found

@@ -118,3 +118,54 @@ def test_rescale_makes_the_mean_landmark_diagonal_one():
     rows = KernelRows(settings, gradient_map(settings, FrozenEncoder(net, dtype=torch.float64), x[:3]), x)
     assert rows.K_mm.diagonal().mean() == pytest.approx(1.0)
     assert rows.scale == pytest.approx(float(dense.ntk(net, x, x, "trace").diagonal().mean()))
+
+
+@pytest.mark.parametrize(
+    ("before", "known"),
+    [
+        (nn.ReLU(inplace=True), True),
+        (nn.GELU(), True),
+        (nn.Sequential(nn.Dropout(), nn.Tanh()), True),
+        (nn.Identity(), True),
+        (nn.LayerNorm(6), False),
+        (nn.Softmax(1), False),
+        (nn.GLU(), False),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+@pytest.mark.parametrize("variant", ["trace", "pseudo"])
+def test_last_layer_after_a_function_of_single_units_is_exact(before, known, variant):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.before = nn.Linear(4, 6), nn.Linear(6, 6), before
+            self.last = nn.Linear(3 if isinstance(before, nn.GLU) else 6, 3)
+
+        def forward(self, x):
+            return self.last(self.before(self.second(self.first(x).tanh())))
+
+    torch.manual_seed(0)
+    net, x = Net().double().eval(), torch.randn(7, 4, dtype=torch.float64)
+    encoder = FrozenEncoder(net, dtype=torch.float64)
+    features = gradient_map(NTK(variant), encoder, x[:3])(x)
+    assert any(f.axis is not None for f in features.factored) == known
+    K, _ = raw_kernel(net, x, variant)
+    torch.testing.assert_close(K, dense.ntk(net, x, x, variant), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("where", ["after", "both"])
+def test_last_layer_whose_input_has_another_way_in_is_exact(where):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            h = self.first(x)
+            z = self.second(h.tanh())
+            return self.last(z.relu() + h) if where == "after" else self.last(z.relu() * z.sigmoid())
+
+    torch.manual_seed(0)
+    net, x = Residual().double(), torch.randn(7, 4, dtype=torch.float64)
+    K, _ = raw_kernel(net, x)
+    torch.testing.assert_close(K, dense.ntk(net, x, x, "trace"), rtol=1e-10, atol=1e-12)
