@@ -142,6 +142,20 @@ def test_bytes_in_words():
     assert [in_words(n) for n in (10, 2048, 3 * 2**30, 5 * 2**40)] == ["10 B", "2.0 KiB", "3.0 GiB", "5.0 TiB"]
 
 
+def test_trust_shows_what_a_curvature_subset_leaves():
+    x = samples(600)
+    whole, part = (
+        Auditor(MLP(6, (16,), 4).eval(), SimCLR(batch_size=50), landmarks=20,
+                newton=Newton(damping=1.0, curvature_samples=k)).fit(x, noisy)
+        for k in (None, 100)
+    )  # fmt: skip
+    names = [[f.name for f in a.trust_.figures] for a in (whole, part)]
+    assert "curvature subset" not in names[0]
+    figure = next(f for f in part.trust_.figures if f.name == "curvature subset")
+    assert figure.value == -part.outcome_.full_residual < 0
+    assert "100 pairs" in figure.display
+
+
 def test_kernel_plan_counts_what_is_kept():
     plan, memory = auditor().inspect(samples(100))
     assert plan["way"].tolist() == ["factored"] * 2

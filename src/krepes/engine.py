@@ -1,9 +1,9 @@
 """How the numbers are computed, as opposed to which: memory, precision, where features are kept."""
 
 import re
-import resource
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -67,8 +67,17 @@ def in_words(number: float) -> str:
     return f"{number:.1f} TiB"
 
 
-def peak_resident() -> int:
-    """Bytes that the process held in memory at most, since it started."""
+def peak_resident() -> int | None:
+    """Bytes that the process held in memory at most, since it started; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss would count what the process was forked from
+        found = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        if found:
+            return int(found[0].split()[1]) * 1024
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

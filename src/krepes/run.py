@@ -85,7 +85,8 @@ def run_audit(
                 html = build_report(auditor, title, chosen, command, config, landmarks)
                 write_atomically(folder / "report.html", lambda p: p.write_text(html, encoding="utf-8"))
             peak = peak_resident()
-            auditor.progress.say(f"memory     peak {in_words(peak)} resident in this process")
+            if peak is not None:
+                auditor.progress.say(f"memory     peak {in_words(peak)} resident in this process")
             more = {"config": config, "command": command, "peak_resident_bytes": peak, **(extra or {})}
             save_auditor(auditor, folder, more, prints)
             work.clear()

@@ -80,6 +80,17 @@ def assess(fit, encoder: FrozenEncoder, source: Source, seed: int) -> TrustGate:
                 "Size of the objective's step in representation space relative to its start; near 0 there is "
                 "nothing to explain."),
     ]  # fmt: skip
+    if fit.kernel_error is not None:
+        figures.append(_figure(
+            "kernel error", -fit.kernel_error.centred, f"{fit.kernel_error.centred:.1e}", (-0.1, -0.3), "≤ 0.1",
+            "Relative error of the centred kernel that projection or lower precision cost, measured among landmarks."
+        ))  # fmt: skip
+    if outcome.full_residual is not None:
+        figures.append(_figure(
+            "curvature subset", -outcome.full_residual, f"residual {outcome.full_residual:.1e} from "
+            f"{outcome.curvature_samples:,} pairs", (-0.1, -0.3), "≤ 0.1",
+            "Residual of the step under the curvature of all pairs, of which the solve knew a random subset."
+        ))  # fmt: skip
     worst = max((f.verdict for f in figures), key=COLOURS.index)
     bad = [f.name for f in figures if f.verdict == worst]
     sentence = {
