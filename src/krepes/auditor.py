@@ -1,7 +1,7 @@
 """The public face: fit once, then ask why samples lie where they lie."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from krepes import influence, objectives, pipeline
+from krepes.audit import attribution
 from krepes.audit.trust import TrustGate, assess
 from krepes.data.source import Source, as_source
-from krepes.data.stream import Views, blocks, check_views, names, read
+from krepes.data.stream import VIEW_BLOCK, Views, blocks, check_views, names, paired_views, read
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import Engine
 from krepes.engine import rank_tolerance as cut_at
@@ -94,6 +95,7 @@ class Auditor:
         self.progress = progress or Progress()
         self._fit: pipeline.Fit | None = None
         self._source: Source | None = None
+        self._views: Views | None = None
 
     # ------------------------------------------------------------------ fit
     def fit(self, source: Any, views: Views, work: str | Path | None = None, work_key: str | None = None) -> "Auditor":
@@ -124,7 +126,7 @@ class Auditor:
         """`fit` with blocks kept in a `Work` whose key the caller has made."""
         views = check_views(views, source)
         self._fit = pipeline.fit(self.encoder, source, views, self.settings, self.progress, work)
-        self._source = source
+        self._source, self._views = source, views
         self._trust = None
         return self
 
@@ -249,6 +251,76 @@ class Auditor:
         scores = influence.sample_influence(K, self.dA_)
         signed = influence.signed_contribution(K, self.dA_, f)
         return influence.top_table(scores, signed, names, self.landmark_ids_, top_k, by)
+
+    def attribute(
+        self,
+        x: Any,
+        direction: Tensor | Sequence[float] | None = None,
+        target: str | Callable[[Tensor], Tensor] | None = None,
+        *,
+        source: Any = None,
+        views: Views | None = None,
+    ) -> Tensor:
+        """Influence of every training sample on what the representation makes of x.
+
+        The derivative of a number T by the weight of each training sample in the objective: positive, the sample
+        raises T; counting it twice adds about its score, removing it subtracts as much. Exact for the one-step
+        solution, with the landmarks and λ held fixed. All queries share one block of solves and one pass over the
+        training samples' views.
+
+        Args:
+            x: samples (t, ...), anything that `fit` takes.
+            direction: (h,) or (t, h): T = ⟨f(x_t), direction⟩.
+            target: "invariance" (the default): the mean cosine between f(x_t) and f of eight of its views; or a
+                differentiable function of f (t, h), float64, that returns one number or (Q,).
+            source, views: the training samples and views, for an auditor that was loaded from a folder.
+
+        Returns:
+            scores (t, n), or (Q, n), in the encoder's type.
+
+        Raises:
+            ConfigError: both direction and target are given, one of them is of another shape, or the auditor took no
+                step, or several.
+        """
+        if direction is not None and target is not None:
+            raise ConfigError("direction and target are two ways to ask; give one of them")
+        fitted = self.fit_
+        source = self.source_ if source is None else as_source(source)
+        views = self._views if views is None else check_views(views, source)
+        if views is None:
+            raise NotFittedError("this auditor holds no views; give attribute(…, source=…, views=…)")
+        phi = fitted.nystrom.features(self._scores(x)[0])
+        B = fitted.nystrom.B0 + fitted.step.dB
+        if direction is not None:
+            v = torch.as_tensor(direction, dtype=phi.dtype, device=phi.device)
+            if v.shape not in ((B.shape[1],), (len(phi), B.shape[1])):
+                raise ConfigError(
+                    f"direction has shape {tuple(v.shape)}; expected ({B.shape[1]},) or ({len(phi)}, {B.shape[1]})"
+                )
+            gradients = phi[:, :, None] * v.expand(len(phi), -1)[:, None]
+        elif callable(target):
+            gradients = attribution.gradients_of(lambda B: target(phi @ B), B)
+        elif target in (None, "invariance"):
+            gradients = attribution.gradients_of(attribution.invariance(phi, self._features_of_views(x, views)), B)
+        else:
+            raise ConfigError(f"target={target!r}; expected 'invariance' or a function of f")
+        return attribution.attribute(fitted, self.settings, source, views, gradients, self.progress)
+
+    def _features_of_views(self, x: Any, views: Views) -> Tensor:
+        """Features of eight seeded views of every sample, (t, 8, r)."""
+        if not callable(views):
+            raise ConfigError(
+                "target='invariance' draws views of x; this auditor was fitted on two fixed tensors of views"
+            )
+        source, drawn = as_source(x), []
+        for seed in range(attribution.VIEWS // 2):
+            pairs = [
+                paired_views(source, views, b, self.settings.seed + 1 + seed)
+                for b in blocks(range(len(source)), VIEW_BLOCK)
+            ]
+            drawn += [torch.cat(side) for side in zip(*pairs, strict=True)]
+        rows = [self.fit_.nystrom.features(self._scores(v)[0]) for v in drawn]
+        return torch.stack(rows, 1)
 
     def represent(self, batch: Tensor) -> Tensor:
         """f (B, h) of one batch of samples (B, ...), float64, without checks."""

@@ -37,12 +37,12 @@ class BarlowTwins:
     def problem(self, moments: Moments) -> Problem:
         """L(B) on the whole population."""
 
-        def inner(B: Tensor, q_aa: Tensor, q_bb: Tensor, q_ab: Tensor) -> Tensor:
+        def inner(q_aa: Tensor, q_bb: Tensor, q_ab: Tensor) -> Tensor:
             scale_a, scale_b = ((q.diagonal() + self.eps).rsqrt() for q in (q_aa, q_bb))
             return q_ab * scale_a[:, None] * scale_b
 
         term = QuadraticTerm(
-            tuple(moments.covariance(p) for p in ("aa", "bb", "ab")),
+            tuple(moments.covariance_form(p) for p in ("aa", "bb", "ab")),
             inner,
             self._outer,
             lambda C: 2 * self._W2(C) * (C - torch.eye(len(C), dtype=C.dtype, device=C.device)),

@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.func import grad, jvp, vjp
+
+from krepes.objectives.moments import Form
 
 Inner = Any  # a tensor or a tuple of tensors
 KEEP_BYTES = 2**28  # of embeddings that a linearisation keeps between products; beyond, they are computed anew
@@ -39,33 +41,36 @@ class Summand(Protocol):
 
 @dataclass(frozen=True)
 class QuadraticTerm:
-    """ψ(s(B, BᵀS₁B, BᵀS₂B, …)): what a loss needs of a whole population's moments S_i.
+    """ψ(s(BᵀS₁B, BᵀS₂B, …)) + tr(BᵀS₀B)/h: what a loss needs of a whole population's moments S_i.
 
     The forms' derivatives at B are V ↦ Vᵀ(S_iB) + (S_iᵀB)ᵀV with both r × h factors computed once, so that a curvature
-    product costs O(rh²) and no product with an r × r matrix. s itself is differentiated automatically.
+    product costs O(rh²) and no product with an r × r matrix but S₀'s. s itself is differentiated automatically.
 
     Attributes:
         forms: S_i (r, r), symmetric or not.
-        inner: (B, BᵀS₁B, …) ↦ s.
+        inner: (BᵀS₁B, …) ↦ s, a tensor or a tuple of tensors.
         outer, outer_gradient, outer_hessian_product: ψ(s), ∇ψ(s), and u ↦ ∇²ψ(s) u.
+        own: S₀, positive semidefinite: a mean over the h columns that is convex in B itself.
     """
 
-    forms: tuple[Tensor, ...]
+    forms: tuple[Form, ...]
     inner: Callable[..., Inner]
     outer: Callable[[Inner], Tensor]
     outer_gradient: Callable[[Inner], Inner]
     outer_hessian_product: Callable[[Inner, Inner], Inner]
+    own: Form | None = None
     weight: float = 1.0
 
     def value(self, B: Tensor) -> Tensor:
         """ψ(s(B))."""
-        return self.outer(self.inner(B, *(B.T @ (S @ B) for S in self.forms)))
+        value = self.outer(self.inner(*(S.of(B, B) for S in self.forms)))
+        return value if self.own is None else value + self.own.of(B, B).trace() / B.shape[1]
 
     def gradient(self, B: Tensor) -> Tensor:
         """Jₛᵀ ∇ψ."""
         factors, at = self._at(B)
         s, pull_back = vjp(self.inner, *at)[:2]
-        return _collect(pull_back(self.outer_gradient(s)), factors)
+        return _collect(pull_back(self.outer_gradient(s)), factors) + self._own(B)
 
     def linearise(self, B: Tensor) -> Callable[[Tensor], Tensor]:
         """V ↦ Jₛᵀ ∇²ψ Jₛ V."""
@@ -73,23 +78,76 @@ class QuadraticTerm:
         s, pull_back = vjp(self.inner, *at)[:2]
 
         def product(V: Tensor) -> Tensor:
-            moved = (V, *(V.T @ right + left.T @ V for right, left in factors))
+            moved = tuple(V.T @ right + left.T @ V for right, left in factors)
             Js_V = jvp(self.inner, at, moved)[1]  # v → Jv
             H_Js_V = self.outer_hessian_product(s, Js_V)  # Jv → HJv
-            return _collect(pull_back(H_Js_V), factors)  # HJv → JᵀHJv
+            return _collect(pull_back(H_Js_V), factors) + self._own(V)  # HJv → JᵀHJv
 
         return product
 
+    def per_sample(self, B: Tensor, D: Tensor, s: Tensor) -> "list[Bilinear]":
+        """⟨s, ∇L + G D⟩ as a sum of bilinear forms ⟨E, XᵀSY⟩, whose change with a sample's weight is known.
+
+        Args:
+            B, D, s: Taylor point, step and direction (r, h) each.
+        """
+        vectors = {"B": B, "D": D, "s": s}
+        Q = tuple(S.of(B, B) for S in self.forms)
+        Q_s, Q_D = (tuple(S.of(V, B) + S.of(B, V) for S in self.forms) for V in (s, D))
+
+        def total(Q, Q_s, Q_D):
+            at, Js_s = jvp(self.inner, Q, Q_s)[:2]
+            Js_D = jvp(self.inner, Q, Q_D)[1]
+            return _dot(self.outer_gradient(at), Js_s) + _dot(Js_s, self.outer_hessian_product(at, Js_D))
+
+        found = []
+        for S, E, E_s, E_D in zip(self.forms, *grad(total, argnums=(0, 1, 2))(Q, Q_s, Q_D), strict=True):
+            terms = [(E, "B", "B"), (E_s, "s", "B"), (E_s, "B", "s"), (E_D, "D", "B"), (E_D, "B", "D")]
+            found += [Bilinear(S, e, x, y, (e * S.of(vectors[x], vectors[y])).sum()) for e, x, y in terms]
+        if self.own is not None:
+            E = 2 / B.shape[1] * torch.eye(B.shape[1], dtype=B.dtype, device=B.device)
+            for y in ("B", "D"):
+                found.append(Bilinear(self.own, E, "s", y, (E * self.own.of(s, vectors[y])).sum()))
+        return found
+
+    def _own(self, V: Tensor) -> Tensor:
+        """2 S₀ V/h."""
+        return torch.zeros_like(V) if self.own is None else 2 / V.shape[1] * (self.own.matrix @ V)
+
     def _at(self, B: Tensor) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, ...]]:
         """(S_iB, S_iᵀB) of every form, and the arguments of `inner`."""
-        factors = [(S @ B, S.T @ B) for S in self.forms]
-        return factors, (B, *(B.T @ right for right, _ in factors))
+        factors = [(S.matrix @ B, S.matrix.T @ B) for S in self.forms]
+        return factors, tuple(B.T @ right for right, _ in factors)
+
+
+@dataclass(frozen=True)
+class Bilinear:
+    """⟨E, XᵀSY⟩ with X and Y among B, D (the step) and s (a direction).
+
+    Attributes:
+        form: S.
+        E: (h, h).
+        x, y: "B", "D" or "s".
+        value: ⟨E, XᵀSY⟩.
+    """
+
+    form: Form
+    E: Tensor
+    x: str
+    y: str
+    value: Tensor
+
+
+def _dot(a: Inner, b: Inner) -> Tensor:
+    """⟨a, b⟩ of two tensors, or of two tuples of them."""
+    pairs = [(a, b)] if isinstance(a, Tensor) else zip(a, b, strict=True)
+    return torch.stack([(x * y).sum() for x, y in pairs]).sum()
 
 
 def _collect(parts: tuple[Tensor, ...], factors: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Gradients at (B, BᵀS₁B, …) as a gradient at B: ⟨U, Vᵀ(SB) + (SᵀB)ᵀV⟩ = ⟨V, (SB)Uᵀ + (SᵀB)U⟩."""
-    total = parts[0]
-    for U, (right, left) in zip(parts[1:], factors, strict=True):
+    """Gradients at (BᵀS₁B, …) as a gradient at B: ⟨U, Vᵀ(SB) + (SᵀB)ᵀV⟩ = ⟨V, (SB)Uᵀ + (SᵀB)U⟩."""
+    total = torch.zeros_like(factors[0][0])
+    for U, (right, left) in zip(parts, factors, strict=True):
         total = total + right @ U.T + left @ U
     return total
 

@@ -104,6 +104,30 @@ class _Batch:
 
         return product
 
+    def per_sample(self, B: Tensor, D: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ over the batch's pairs of ⟨s, ∇ℓ + G_ℓ D⟩ (Q,), and its derivative by every pair's weight (Q, N), float64.
+
+        Target and predictor are held.
+
+        Args:
+            B, D: Taylor point and step (r, h).
+            s: directions (Q, r, h).
+        """
+        phis = self.pairs.load(self.index, B.device)
+        predictions = self._predictions(phis, B)
+        residuals = self._residuals(phis, predictions)
+
+        def tangents(V: Tensor) -> list[Tensor]:
+            moved = [phi @ (V @ W).to(phi.dtype) for phi, (W, _) in zip(phis, self.predictors, strict=True)]
+            return [unit_tangent(z, inverse, v) for (z, inverse), v in zip(predictions, moved, strict=True)]
+
+        slopes = [r + d for r, d in zip(residuals, tangents(D), strict=True)]  # ∇ψ + Q J D, ψ = ½Σ‖s‖² per pair
+        found = torch.stack(
+            [sum(((slope * v).double().sum(1) for slope, v in zip(slopes, tangents(one), strict=True)), torch.zeros(()))
+             for one in s]
+        )  # fmt: skip
+        return found.sum(1), found
+
     def _predictions(self, phis, B: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Per view: normalise(q(f)) (N, h) and 1/‖q(f)‖ (N, 1)."""
         return [unit(phi.double() @ (B @ W) + c, phi.dtype) for phi, (W, c) in zip(phis, self.predictors, strict=True)]

@@ -1,6 +1,7 @@
 """First and second moments of the two views' features: all that moment objectives know of the data."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -73,10 +74,59 @@ class Moments:
         second = {"aa": self.aa, "bb": self.bb, "ab": self.ab}[pair]
         return (second - self.n * torch.outer(mean[pair[0]], mean[pair[1]])) / (self.n - ddof)
 
-    @property
-    def second_difference(self) -> Tensor:
-        """Σ_Δ = E[(φ_a − φ_b)(φ_a − φ_b)ᵀ] (r, r)."""
-        return (self.aa + self.bb - self.ab - self.ab.T) / self.n
+    def covariance_form(self, pair: str, ddof: int = 0) -> "Form":
+        """`covariance` as a form."""
+        means = {"a": self.mean_a, "b": self.mean_b}
+        return Form(self.covariance(pair, ddof), ((1.0, pair[0], pair[1]),), self.n - ddof, means)
+
+    def difference_form(self, weight: float = 1.0) -> "Form":
+        """weight · E[(φ_a − φ_b)(φ_a − φ_b)ᵀ]."""
+        matrix = (self.aa + self.bb - self.ab - self.ab.T) * (weight / self.n)
+        return Form(matrix, ((weight, "d", "d"),), self.n)
+
+    def uncentred_form(self, *pairs: str) -> "Form":
+        """The mean of E[φ_aφ_aᵀ] and the like over pairs "aa", "bb", "ab", "ba"."""
+        sums = {"aa": self.aa, "bb": self.bb, "ab": self.ab, "ba": self.ab.T}
+        share = 1 / len(pairs)
+        parts = tuple((share, pair[0], pair[1]) for pair in pairs)
+        return Form(sum((sums[p] for p in pairs), torch.zeros_like(self.aa)) * (share / self.n), parts, self.n)
+
+
+@dataclass(frozen=True)
+class Form:
+    """S = Σ_k c_k E[l_k r_kᵀ] over the samples; l and r are φ_a, φ_b or their difference, centred or not.
+
+    Attributes:
+        matrix: S (r, r).
+        parts: (c_k, side of l_k, side of r_k); sides are "a", "b" and "d".
+        count: what the sum over samples is divided by.
+        means: side ↦ the mean (r,) that is subtracted; empty where S is not centred.
+    """
+
+    matrix: Tensor
+    parts: tuple[tuple[float, str, str], ...]
+    count: float
+    means: dict[str, Tensor] = field(default_factory=dict)
+
+    def of(self, X: Tensor, Y: Tensor) -> Tensor:
+        """XᵀSY, (h, k)."""
+        return X.T @ (self.matrix @ Y)
+
+    def change(self, E: Tensor, left: Callable[[str, Tensor | None], Tensor], right, constant: Tensor) -> Tensor:
+        """d⟨E, XᵀSY⟩/dw_i for the weight w_i = 1 of every sample of a block, (B,).
+
+        dS/dw_i = (Σ_k c_k (l_ki − l̄)(r_ki − r̄)ᵀ − S)/count, also for a covariance with ddof.
+
+        Args:
+            E: (h, k).
+            left, right: (side, mean or None) ↦ that side's features minus the mean, projected onto X or Y, (B, ·).
+            constant: ⟨E, XᵀSY⟩.
+        """
+        total = -constant
+        for c, one, other in self.parts:
+            a, b = left(one, self.means.get(one)), right(other, self.means.get(other))
+            total = total + c * ((a @ E) * b).sum(1)
+        return total / self.count
 
 
 def gram(a: Tensor, parts: int = 4) -> Tensor:

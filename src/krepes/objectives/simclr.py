@@ -93,6 +93,51 @@ class _Batch:
 
         return product
 
+    def per_sample(self, B: Tensor, D: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ over the batch's pairs of ⟨s, ∇ℓ + G_ℓ D⟩, and its derivative by every pair's weight.
+
+        A pair's weight multiplies its two rows and its two columns among the negatives of other pairs' rows, so that
+        weight zero is the batch without it.
+
+        Args:
+            B, D: Taylor point and step (r, h).
+            s: directions (Q, r, h).
+
+        Returns:
+            sums (Q,) and derivatives (Q, N), float64.
+        """
+        z, inverse = self._embed(B)
+        log_normaliser = self._log_normaliser(z)
+        phi_a, phi_b = self.pairs.load(self.index, B.device)
+        N = len(phi_a)
+
+        def tangent(V: Tensor) -> Tensor:
+            V = V.to(z.dtype)
+            return unit_tangent(z, inverse, torch.cat([phi_a @ V, phi_b @ V]))
+
+        def derivative(z_dot: Tensor, rows: slice) -> Tensor:  # ṡ = (żzᵀ + zżᵀ)/τ
+            return (z_dot[rows] @ z.T + z[rows] @ z_dot.T) / self.temperature
+
+        z_D, z_s = tangent(D), [tangent(one) for one in s]
+        positives = [(v * z.roll(N, 0) + z * v.roll(N, 0)).sum(1) / self.temperature for v in z_s]
+        rows_total = torch.zeros(len(s), 2 * N, dtype=torch.float64, device=z.device)
+        columns_total = torch.zeros_like(rows_total)
+        for rows, p in self._probabilities(z, log_normaliser):
+            b = derivative(z_D, rows)
+            mean_b = (p * b).sum(1, keepdim=True)
+            own = torch.arange(rows.start, rows.stop, device=z.device)
+            for k, v in enumerate(z_s):
+                a = derivative(v, rows)
+                mean_a = (p * a).sum(1, keepdim=True)
+                covariance = (p * (a - mean_a) * (b - mean_b)).sum(1, keepdim=True)
+                rows_total[k, rows] = (mean_a[:, 0] - positives[k][rows] + covariance[:, 0]).double()
+                # ∂p_ij/∂w_j = p_ij, the normaliser's change apart: a and cov(a, b) under p move by
+                moved = p * ((a - mean_a) * (1 + b - mean_b) - covariance)
+                moved[torch.arange(len(own)), (own + N) % (2 * N)] = 0  # the row's own pair is no negative
+                columns_total[k] += moved.sum(0).double()
+        both = (rows_total + columns_total) / 2  # the loss is the mean of a pair's two rows
+        return rows_total.sum(1) / 2, both[:, :N] + both[:, N:]
+
     def _embed(self, B: Tensor) -> tuple[Tensor, Tensor]:
         """z (2N, h) and 1/‖f‖ (2N, 1)."""
         phi_a, phi_b = self.pairs.load(self.index, B.device)

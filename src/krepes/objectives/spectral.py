@@ -27,12 +27,9 @@ class SpectralContrastive:
 
     def problem(self, moments: Moments) -> Problem:
         """L(B) on the whole population."""
-        M_ab = (moments.ab + moments.ab.T) / (2 * moments.n)
-        M = (moments.aa + moments.bb) / (2 * moments.n)
-
         term = QuadraticTerm(
-            (M_ab, M),
-            lambda B, q_ab, q: (q_ab.trace(), q),
+            (moments.uncentred_form("ab", "ba"), moments.uncentred_form("aa", "bb")),
+            lambda q_ab, q: (q_ab.trace(), q),
             lambda s: -2 * s[0] + s[1].square().sum(),
             lambda s: (torch.full_like(s[0], -2.0), 2 * s[1]),
             lambda s, u: (torch.zeros_like(u[0]), 2 * u[1]),

@@ -47,42 +47,42 @@ class VICReg:
         return total
 
     def problem(self, moments: Moments) -> Problem:
-        """L(B) on the whole population; inner s = (B, var_a, var_b, offdiag cov_a, offdiag cov_b)."""
-        S_delta = moments.second_difference
-        forms = moments.covariance("aa", self.ddof), moments.covariance("bb", self.ddof)
+        """L(B) on the whole population; s = (var_a, var_b, offdiag cov_a, offdiag cov_b), invariance in B itself."""
 
-        def inner(B: Tensor, cov_a: Tensor, cov_b: Tensor):
-            return B, cov_a.diagonal(), cov_b.diagonal(), off_diagonal(cov_a), off_diagonal(cov_b)
+        def inner(cov_a: Tensor, cov_b: Tensor):
+            return cov_a.diagonal(), cov_b.diagonal(), off_diagonal(cov_a), off_diagonal(cov_b)
 
         def outer(s):
-            B, var_a, var_b, cov_a, cov_b = s
-            h = B.shape[1]
-            return (
-                self.invariance * (B * (S_delta @ B)).sum() / h
-                + self._hinge_weight * (self._hinge(var_a).mean() + self._hinge(var_b).mean())
-                + self.covariance * (cov_a.square().sum() + cov_b.square().sum()) / h
-            )
+            var_a, var_b, cov_a, cov_b = s
+            return self._hinge_weight * (self._hinge(var_a).mean() + self._hinge(var_b).mean()) + self.covariance * (
+                cov_a.square().sum() + cov_b.square().sum()
+            ) / len(var_a)
 
         def outer_gradient(s):
-            B, var_a, var_b, cov_a, cov_b = s
-            h = B.shape[1]
+            var_a, var_b, cov_a, cov_b = s
+            h = len(var_a)
             slope = [-self._active(v) / (2 * (v + self.eps).sqrt()) for v in (var_a, var_b)]
             return (
-                2 * self.invariance / h * (S_delta @ B),
                 *(self._hinge_weight / h * x for x in slope),
                 *(2 * self.covariance / h * c for c in (cov_a, cov_b)),
             )
 
         def outer_hessian_product(s, u):
-            h = s[0].shape[1]
-            curvature = [self._active(v) / 4 * (v + self.eps).pow(-1.5) for v in s[1:3]]
+            h = len(s[0])
+            curvature = [self._active(v) / 4 * (v + self.eps).pow(-1.5) for v in s[:2]]
             return (
-                2 * self.invariance / h * (S_delta @ u[0]),
-                *(self._hinge_weight / h * c * x for c, x in zip(curvature, u[1:3], strict=True)),
-                *(2 * self.covariance / h * x for x in u[3:]),
+                *(self._hinge_weight / h * c * x for c, x in zip(curvature, u[:2], strict=True)),
+                *(2 * self.covariance / h * x for x in u[2:]),
             )
 
-        term = QuadraticTerm(forms, inner, outer, outer_gradient, outer_hessian_product)
+        term = QuadraticTerm(
+            tuple(moments.covariance_form(p, self.ddof) for p in ("aa", "bb")),
+            inner,
+            outer,
+            outer_gradient,
+            outer_hessian_product,
+            own=moments.difference_form(self.invariance),
+        )
         return Problem(lambda: [term])
 
     @property

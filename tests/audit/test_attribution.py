@@ -1,0 +1,205 @@
+"""Attribution to every training sample equals finite differences of the step in the samples' weights."""
+
+import pytest
+import torch
+
+from krepes import BYOL, Auditor, BarlowTwins, Newton, SimCLR, SpectralContrastive, VICReg
+from krepes.encoders import MLP
+from krepes.errors import ConfigError
+from krepes.objectives import Moments
+from krepes.solver import solve
+
+EPS = 1e-5
+MOMENT = [BarlowTwins(weight=0.05), VICReg(), VICReg(variance=1.0, halve_hinge=False), SpectralContrastive()]
+
+
+def noisy(batch, generator):
+    return batch + 0.3 * torch.randn(batch.shape, generator=generator, dtype=batch.dtype)
+
+
+def samples(n: int = 60) -> torch.Tensor:
+    return torch.randn(n, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def fitted(objective, **newton) -> tuple[Auditor, torch.Tensor]:
+    torch.manual_seed(0)
+    settings = {"ridge": "coefficients", "damping": 0.3, "tol": 1e-12, "max_iter": 3000} | newton
+    x = samples()
+    auditor = Auditor(
+        MLP(5, (8,), 4).eval(), objective, landmarks=14, n_components=3, newton=Newton(**settings), dtype=torch.float64
+    )
+    return auditor.fit(x, noisy), x
+
+
+def view_features(auditor: Auditor) -> tuple[torch.Tensor, torch.Tensor]:
+    """φ of both views of all samples, in the order of the samples."""
+    from krepes.pipeline import Stream
+    from krepes.work import Work
+
+    assert auditor._views is not None
+    assert auditor.fit_.memory is not None
+    stream = Stream(
+        auditor.source_, auditor._views, auditor.fit_.rows, auditor.fit_.nystrom, auditor.settings,
+        auditor.fit_.memory, Work(),
+    )  # fmt: skip
+    parts = list(stream.features(range(len(auditor.source_))))
+    return torch.cat([a for _, a, _ in parts]), torch.cat([b for _, _, b in parts])
+
+
+def weighted_moments(a: torch.Tensor, b: torch.Tensor, w: torch.Tensor) -> Moments:
+    """Moments in which sample i counts w_i times."""
+    return Moments(w.sum(), w @ a, w @ b, a.T @ (w[:, None] * a), b.T @ (w[:, None] * b), a.T @ (w[:, None] * b))
+
+
+def moved_moment_step(auditor: Auditor, w: torch.Tensor) -> torch.Tensor:
+    """B₀ + ΔB with the samples weighted, λ held."""
+    nystrom, newton = auditor.fit_.nystrom, auditor.settings.newton
+    moments = weighted_moments(*view_features(auditor), w)
+    held = Newton(newton.ridge, auditor.outcome_.damping, relative=False, tol=1e-13, max_iter=5000)
+    problem = auditor.settings.objective.problem(moments)
+    step = solve(held, lambda B: problem, nystrom.B0, nystrom.eigenvalues, torch.Generator().manual_seed(0))
+    return nystrom.B0 + auditor.outcome_.step_length * step.dB
+
+
+def by_differences(step, n: int, target, chosen) -> torch.Tensor:
+    """dT/dw_i of the chosen samples, central differences."""
+    found = []
+    for i in chosen:
+        sides = []
+        for sign in (1, -1):
+            w = torch.ones(n, dtype=torch.float64)
+            w[i] += sign * EPS
+            sides.append(target(step(w)))
+        found.append((sides[0] - sides[1]) / (2 * EPS))
+    return torch.stack(found, 1)
+
+
+@pytest.mark.parametrize("objective", MOMENT, ids=lambda o: f"{o.name}-{getattr(o, 'variance', '')}")
+@pytest.mark.parametrize("ridge", ["coefficients", "rkhs"])
+def test_moment_objectives_equal_finite_differences(objective, ridge):
+    auditor, x = fitted(objective, ridge=ridge)
+    queries, direction = x[:4], torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+    phi = auditor.fit_.nystrom.features(auditor.kernel(queries))
+    chosen = [0, 7, 30, 59]
+    expected = by_differences(lambda w: moved_moment_step(auditor, w), len(x), lambda B: phi @ B @ direction, chosen)
+    found = auditor.attribute(queries, direction)
+    assert found.shape == (4, len(x))
+    torch.testing.assert_close(found[:, chosen], expected, rtol=1e-4, atol=1e-8 * float(found.abs().max()))
+
+
+def test_target_and_invariance_equal_finite_differences():
+    auditor, x = fitted(BarlowTwins())
+    queries, chosen = x[:3], [2, 40]
+    phi = auditor.fit_.nystrom.features(auditor.kernel(queries))
+
+    def energy(f):
+        return (f[:2].square().sum(1) * f[2, 0]).tanh()
+
+    step = lambda w: moved_moment_step(auditor, w)  # noqa: E731
+    expected = by_differences(step, len(x), lambda B: energy(phi @ B), chosen)
+    found = auditor.attribute(queries, target=energy)
+    assert found.shape == (2, len(x))
+    torch.testing.assert_close(found[:, chosen], expected, rtol=1e-4, atol=1e-9)
+
+    phi_views = auditor._features_of_views(queries, noisy)
+
+    def cosine(B):
+        f, g = phi @ B, phi_views @ B
+        return torch.stack([torch.cosine_similarity(f, g[:, k], dim=1) for k in range(g.shape[1])]).mean(0)
+
+    expected = by_differences(step, len(x), cosine, chosen)
+    torch.testing.assert_close(auditor.attribute(queries)[:, chosen], expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("objective", [MOMENT[0], MOMENT[3]], ids=lambda o: o.name)
+def test_scores_of_a_mean_sum_to_zero(objective):
+    auditor, x = fitted(objective)
+    found = auditor.attribute(x[:3], torch.ones(3))
+    assert float(found.sum(1).abs().max()) < 1e-9 * float(found.abs().sum(1).max())
+
+
+def weighted_simclr(a, b, w, temperature):
+    """(inner, ψ_w) of one batch: rows weighted, negatives weighted, the row's own pair not."""
+    n = len(a)
+    both, weights = torch.cat([a, b]), torch.cat([w, w])
+    positive = torch.arange(2 * n).roll(n)
+    eye, own = torch.eye(2 * n, dtype=torch.bool), torch.zeros(2 * n, 2 * n, dtype=torch.bool)
+    own[torch.arange(2 * n), positive] = True
+    logw = torch.where(own, 0.0, weights.log()[None]).masked_fill(eye, -torch.inf)
+
+    def inner(B):
+        z = torch.nn.functional.normalize(both @ B, dim=1)
+        return z @ z.T / temperature
+
+    def outer(s):
+        rows = (s + logw).logsumexp(1) - s[torch.arange(2 * n), positive]
+        return (weights * rows).sum() / 2
+
+    return inner, outer
+
+
+def weighted_byol(a, b, w, B_target):
+    """(inner, ψ_w): the residuals of both directions, their target held."""
+    unit = torch.nn.functional.normalize
+
+    def inner(B):
+        return torch.stack(
+            [unit(a @ B, dim=1) - unit(b @ B_target, dim=1), unit(b @ B, dim=1) - unit(a @ B_target, dim=1)]
+        )
+
+    return inner, lambda s: (w[None, :, None] * s.square()).sum() / 2
+
+
+@pytest.mark.parametrize("objective", [SimCLR(batch_size=None), SimCLR(batch_size=20), BYOL(batch_size=25)], ids=str)
+def test_streaming_objectives_equal_finite_differences(objective):
+    auditor, x = fitted(objective, curvature_samples=None)
+    nystrom, lam = auditor.fit_.nystrom, auditor.outcome_.damping
+    a, b = view_features(auditor)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(auditor.settings.seed))
+    from krepes.objectives.pairs import Pairs
+
+    batches = Pairs(a, b, order).division(objective.batch_size)
+    B0, R = nystrom.B0, torch.diag(1 / nystrom.eigenvalues)
+
+    def step(w):
+        """(G_w + λR)^{-1} ∇L_w in dense float64."""
+        gradient, G = torch.zeros_like(B0), torch.zeros(B0.numel(), B0.numel(), dtype=torch.float64)
+        for index in batches:
+            part = a[index], b[index], w[index]
+            inner, outer = (
+                weighted_simclr(*part, objective.temperature) if isinstance(objective, SimCLR)
+                else weighted_byol(*part, B0)
+            )  # fmt: skip
+            J = torch.func.jacfwd(inner)(B0).flatten(-2).flatten(0, -2)
+            s = inner(B0)
+            gradient += torch.func.grad(lambda B, i=inner, o=outer: o(i(B)))(B0) / w.sum()
+            Q = torch.func.vmap(
+                lambda v, s=s, o=outer: torch.func.jvp(torch.func.grad(o), (s,), (v.view_as(s),))[1].flatten()
+            )
+            G += J.T @ Q(J.T).T.reshape(len(J), -1) / w.sum()
+        H = G + lam * torch.kron(R, torch.eye(B0.shape[1], dtype=torch.float64))
+        return B0 - torch.linalg.solve(H, gradient.flatten()).view_as(B0)
+
+    torch.testing.assert_close(
+        step(torch.ones(len(x), dtype=torch.float64)), B0 + auditor.fit_.step.dB, rtol=1e-6, atol=1e-9
+    )
+    direction = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+    phi, chosen = nystrom.features(auditor.kernel(x[:2])), [0, 31]
+    expected = by_differences(step, len(x), lambda B: phi @ B @ direction, chosen)
+    found = auditor.attribute(x[:2], direction)
+    torch.testing.assert_close(found[:, chosen], expected, rtol=1e-4, atol=1e-8 * float(found.abs().max()))
+
+
+def test_what_cannot_be_asked_is_refused():
+    auditor, x = fitted(BarlowTwins())
+    with pytest.raises(ConfigError, match="give one of them"):
+        auditor.attribute(x[:2], torch.ones(3), target="invariance")
+    with pytest.raises(ConfigError, match=r"direction has shape \(5,\); expected \(3,\) or \(2, 3\)"):
+        auditor.attribute(x[:2], torch.ones(5))
+    with pytest.raises(ConfigError, match="target='likeness'"):
+        auditor.attribute(x[:2], target="likeness")
+    with pytest.raises(ConfigError, match="target returned float"):
+        auditor.attribute(x[:2], target=lambda f: 1.0)
+    several, x = fitted(BarlowTwins(), steps=2)
+    with pytest.raises(ConfigError, match="one Newton step, this auditor took 2"):
+        several.attribute(x[:2], torch.ones(3))
