@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from krepes.errors import ConfigError
-from krepes.kernel.ntk import PRECISIONS, ROWS
+from krepes.kernel.ntk import PRECISIONS, ROWS, TILE_NUMBERS
 from krepes.objectives.base import KEEP_BYTES
 from krepes.objectives.simclr import ROWS as SIMCLR_ROWS
 
@@ -17,6 +17,7 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
 BLOCK = 2048  # samples per block of the stream at most; more saves no work
 DEFAULT_MEMORY = 2 * 2**30
+FEWEST = 64  # samples per tile, if the budget holds them: fewer rows leave the products waiting for memory
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,9 @@ def plan_memory(engine: Engine, gradients, m: int, h: int, n: int, batch: int | 
     keep = kept + 16 * per_sample <= left
     if not keep:
         kept, per_sample = 0, per_sample + feature
-    tile = min(ROWS, int((left - kept) // per_sample))
+    cpu = gradients.encoder.device.type == "cpu"
+    most = min(ROWS, max(FEWEST, TILE_NUMBERS // max(1, numbers))) if cpu else ROWS
+    tile = min(most, int((left - kept) // per_sample))
     if tile < 1:
         smallest = sum(fixed.values()) + least * per_row + per_sample
         raise ConfigError(

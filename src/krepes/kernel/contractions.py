@@ -209,7 +209,8 @@ def convolution(term: Term, a: Tensor, g: Tensor, samples: int) -> Tensor:
         block = slice(start, start + IMAGES)
         x = images.unflatten(0, (samples, k))[block].flatten(0, 1)
         for p in range(g.shape[1]):
-            out[block, p] = part(x, g[block, p].flatten(0, 1)).unflatten(0, (-1, k)).sum(1)
+            gradient = part(x, g[block, p].flatten(0, 1))
+            out[block, p] = gradient if k == 1 else gradient.unflatten(0, (-1, k)).sum(1)
     return out
 
 
@@ -299,8 +300,7 @@ class Factored:
     def square_norm(self) -> Tensor:
         """‖G‖² per sample (B,), in float64."""
         if self.a.ndim == 3 and self.a.shape[1] == 1:
-            a, g = (torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64) for x in (self.a, self.g))
-            return (a * g).square()
+            return square_norms(self.a.flatten(1)) * square_norms(self.g.flatten(1))
         g = self._full().double()
         pairs = (g @ g.transpose(2, 3)).sum(1)  # (B, T, T)
         if self.a.ndim == 2:
@@ -318,6 +318,15 @@ class Factored:
             constant,
             parts[0].axis,
         )
+
+
+def square_norms(x: Tensor, columns: int = 4096) -> Tensor:
+    """Rows' squared lengths (B,): stretches of columns in float32 or the rows' own type, their sum in float64."""
+    dtype = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else None
+    whole = x.shape[1] - x.shape[1] % columns
+    parts = [x[:, :whole].unflatten(1, (-1, columns))] if whole else []
+    parts += [x[:, None, whole:]] if whole < x.shape[1] else []
+    return torch.stack([torch.linalg.vector_norm(p, dim=2, dtype=dtype).double().square().sum(1) for p in parts]).sum(0)
 
 
 def positions_of(kind: str, g_shape: torch.Size, layout: Layout, options: dict[str, Any]) -> int:

@@ -19,7 +19,7 @@ from krepes.encoders.frozen import FrozenEncoder
 from krepes.encoders.selection import parameter
 from krepes.errors import EncoderError, KrepesWarning
 from krepes.kernel import plan, tape
-from krepes.kernel.contractions import Factored, operands, output_gradient
+from krepes.kernel.contractions import Factored, operands, output_gradient, square_norms
 from krepes.kernel.projection import Projections, weight_alone
 
 # Columns of an explicit gradient that one float32 product sums; blocks are added in float64. One float32
@@ -68,7 +68,7 @@ class GradientFeatures:
         for f in self.factored:
             total += f.square_norm()
         for e in self.explicit:
-            total += torch.linalg.vector_norm(e, dim=1, dtype=torch.float64).square()
+            total += square_norms(e)
         return total
 
     def lowered(self, shift: list[Tensor] | None, dtype: torch.dtype) -> "GradientFeatures":

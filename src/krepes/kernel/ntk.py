@@ -12,8 +12,11 @@ from krepes.encoders.frozen import FrozenEncoder
 from krepes.errors import ConfigError, LandmarkError, NonFiniteError
 from krepes.kernel.gradients import GradientFeatures, GradientMap
 
-# Numbers that the gradient features of one tile of samples may take where no memory plan says it (256 MiB in float32).
-TILE_NUMBERS = 64 * 2**20
+# Numbers in the gradient features of a tile, and of landmarks that are kept, where no memory plan says it (128 MiB and
+# 1 GiB in float32). On a CPU, twice as large a tile was measured to take 1.4 times as long per sample: its memory comes
+# from the system anew each time.
+TILE_NUMBERS = 32 * 2**20
+KEEP_NUMBERS = 256 * 2**20
 ROWS = 512  # samples per tile at most: larger ones leave the caches without saving work
 PROBE = 64  # landmarks among which a projection's or a lower precision's error is measured
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -85,7 +88,7 @@ class KernelRows:
         landmarks: the landmark samples (M, ...).
         ids: their ids, for messages.
         tile: samples per tile; default by `TILE_NUMBERS`.
-        keep: whether the landmarks' features stay in memory; default when they fit in four such tiles. Otherwise
+        keep: whether the landmarks' features stay in memory; default when they fit in 1 GiB. Otherwise
             every tile of samples computes them anew.
         precision: of the products with the landmarks: float32 (the encoder's own type); tf32, where the device has
             it; or bfloat16, for which explicit gradients are centred and rounded, and factored ones multiplied in
@@ -107,7 +110,7 @@ class KernelRows:
         self.precision = precision
         numbers = max(1, gradients.features_per_sample())
         self.tile = tile or max(1, min(ROWS, TILE_NUMBERS // numbers))
-        keep = keep if keep is not None else len(landmarks) * numbers <= 4 * TILE_NUMBERS
+        keep = keep if keep is not None else len(landmarks) * numbers <= KEEP_NUMBERS
         self._shift: list[Tensor] | None = None
         self._type = torch.bfloat16 if precision == "bfloat16" else gradients.encoder.dtype
         self._kept = list(self._computed_tiles()) if keep else None
@@ -229,7 +232,7 @@ class KernelColumns:
         per_sample = max(1, self.gradients.features_per_sample())
         self._tile = max(1, min(ROWS, TILE_NUMBERS // per_sample))
         starts = range(0, len(self.pool), self._tile)
-        keep = per_sample * len(self.pool) <= 4 * TILE_NUMBERS
+        keep = per_sample * len(self.pool) <= KEEP_NUMBERS
         self._kept = [self.gradients(self.pool[s : s + self._tile]) for s in starts] if keep else None
         diagonal = torch.cat([f.square_norm() for f in self._tiles()])
         refuse_non_finite(torch.isfinite(diagonal), self.ids)
