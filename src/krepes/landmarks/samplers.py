@@ -166,8 +166,8 @@ def default_m(n: int) -> int:
 
 def _square_distance(columns: Tensor, k_ii: Tensor, chosen: Tensor) -> Tensor:
     d2 = (k_ii[:, None] - 2 * columns + k_ii[chosen][None]).clamp_min(0)
-    # rounding leaves duplicates of a landmark a positive distance; they must not be drawn for it
-    return torch.where(d2 <= 1e-10 * k_ii.max(), 0.0, d2)
+    # rounding of the encoder's float32 leaves duplicates of a landmark a positive distance; it must not draw them
+    return torch.where(d2 <= 4 * torch.finfo(torch.float32).eps * k_ii.max(), 0.0, d2)
 
 
 def _propose(weight: Tensor, chosen: list[int], scale: Tensor, generator: torch.Generator) -> Tensor | None:
