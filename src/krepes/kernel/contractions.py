@@ -308,16 +308,16 @@ class Factored:
         a = self.a.double()
         return (pairs * (a @ a.transpose(1, 2))).sum((1, 2))
 
-    @staticmethod
-    def concatenate(parts: "list[Factored]") -> "Factored":
-        """The features of several batches as one."""
-        constant = parts[0].constant
-        return Factored(
-            torch.cat([p.a for p in parts]),
-            parts[0].g if constant else torch.cat([p.g for p in parts]),
-            constant,
-            parts[0].axis,
-        )
+    def blank(self, rows: int) -> "Factored":
+        """Room for the same factors of `rows` samples."""
+        g = self.g if self.constant else self.g.new_empty(rows, *self.g.shape[1:])
+        return Factored(self.a.new_empty(rows, *self.a.shape[1:]), g, self.constant, self.axis)
+
+    def fill(self, other: "Factored") -> None:
+        """Take over another's numbers."""
+        self.a.copy_(other.a)
+        if not self.constant:
+            self.g.copy_(other.g)
 
 
 def square_norms(x: Tensor, columns: int = 4096) -> Tensor:

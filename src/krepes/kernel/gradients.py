@@ -6,7 +6,7 @@ pieces are contracted; parameters that no call shows go through `torch.func`, on
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -84,11 +84,21 @@ class GradientFeatures:
         return GradientFeatures([f[index] for f in self.factored], [e[index] for e in self.explicit])
 
     @staticmethod
-    def concatenate(parts: list["GradientFeatures"]) -> "GradientFeatures":
-        """The features of several batches as one."""
-        factored = [Factored.concatenate([p.factored[i] for p in parts]) for i in range(len(parts[0].factored))]
-        explicit = [torch.cat([p.explicit[i] for p in parts]) for i in range(len(parts[0].explicit))]
-        return GradientFeatures(factored, explicit)
+    def collected(parts: Iterable["GradientFeatures"], rows: int) -> "GradientFeatures":
+        """The features of several batches, `rows` samples in all, as one, without holding them twice."""
+        whole, start = None, 0
+        for part in parts:
+            if whole is None:
+                blocks = [e.new_empty(rows, e.shape[1]) for e in part.explicit]
+                whole = GradientFeatures([f.blank(rows) for f in part.factored], blocks)
+            place = whole[start : start + len(part)]
+            for to, f in zip(place.factored, part.factored, strict=True):
+                to.fill(f)
+            for to, e in zip(place.explicit, part.explicit, strict=True):
+                to.copy_(e)
+            start += len(part)
+        assert whole is not None
+        return whole
 
     def _any(self) -> Tensor:
         return self.factored[0].a if self.factored else self.explicit[0]
