@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from krepes import influence, objectives, pipeline
 from krepes.audit import attribution
 from krepes.audit.trust import TrustGate, assess
 from krepes.data.source import Source, as_source
-from krepes.data.stream import VIEW_BLOCK, Views, blocks, check_views, names, paired_views, read
+from krepes.data.stream import VIEW_BLOCK, SubsetViews, Views, blocks, check_views, names, paired_views, read
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import Engine
 from krepes.engine import rank_tolerance as cut_at
@@ -95,6 +96,7 @@ class Auditor:
         self.progress = progress or Progress()
         self._fit: pipeline.Fit | None = None
         self._source: Source | None = None
+        self._training: Source | None = None
         self._views: Views | None = None
 
     # ------------------------------------------------------------------ fit
@@ -126,7 +128,8 @@ class Auditor:
         """`fit` with blocks kept in a `Work` whose key the caller has made."""
         views = check_views(views, source)
         self._fit = pipeline.fit(self.encoder, source, views, self.settings, self.progress, work)
-        self._source, self._views = source, views
+        self._source, self._training, self._views = source, source, views
+        self._landmark_ids = [source.ids[i] for i in self._fit.indices]
         self._trust = None
         return self
 
@@ -165,7 +168,12 @@ class Auditor:
     @property
     def landmark_ids_(self) -> list[str]:
         """Ids of the landmarks (m,), in the order of the scores' columns."""
-        return self._landmark_ids if self._source is None else [self._source.ids[i] for i in self.fit_.indices]
+        return self._landmark_ids
+
+    @property
+    def training_ids_(self) -> Sequence[str]:
+        """Ids of the samples that the objective saw (n,), in the order of `attribute`'s columns."""
+        return self._trained_on(None, None)[0].ids
 
     @property
     def A0_(self) -> Tensor:
@@ -285,10 +293,7 @@ class Auditor:
         if direction is not None and target is not None:
             raise ConfigError("direction and target are two ways to ask; give one of them")
         fitted = self.fit_
-        source = self.source_ if source is None else as_source(source)
-        views = self._views if views is None else check_views(views, source)
-        if views is None:
-            raise NotFittedError("this auditor holds no views; give attribute(…, source=…, views=…)")
+        source, views = self._trained_on(source, views)
         phi = fitted.nystrom.features(self._scores(x)[0])
         B = fitted.nystrom.B0 + fitted.step.dB
         if direction is not None:
@@ -306,8 +311,55 @@ class Auditor:
             raise ConfigError(f"target={target!r}; expected 'invariance' or a function of f")
         return attribution.attribute(fitted, self.settings, source, views, gradients, self.progress)
 
+    def counterfactual(
+        self, remove: Any, *, keep_landmarks: bool = False, source: Any = None, views: Views | None = None
+    ) -> "Auditor":
+        """This audit without some training samples: the step is solved again, nothing is linearised.
+
+        The other samples keep the views that they had. A removed sample that is a landmark leaves the basis, too,
+        and everything is streamed again; with the landmarks kept, a moment objective needs a pass over the removed
+        samples alone.
+
+        Args:
+            remove: ids, a boolean mask (n,), or a query on the samples' table such as `sex == "Female"`.
+            keep_landmarks: removed landmarks stay in the basis, so that f before and after share their coordinates.
+            source, views: the training samples and views, for an auditor that was loaded from a folder.
+
+        Returns:
+            a fitted auditor; `krepes.movement(self, it, x)` says what moved.
+
+        Raises:
+            ConfigError: ids do not exist, the query is none, or too little remains.
+        """
+        from krepes.audit.counterfactual import without
+        from krepes.audit.selection import positions
+
+        fitted = self.fit_
+        source, views = self._trained_on(source, views)
+        removed = positions(source, remove, "remove")
+        refit = without(
+            fitted, self.settings, self.encoder, source, views, removed, keep_landmarks, self.progress
+        )  # fmt: skip
+        other = copy(self)
+        other._fit, other._source, other._training, other._views = refit.fit, refit.shown, refit.training, refit.views
+        other._landmark_ids = [refit.shown.ids[i] for i in refit.fit.indices]
+        other._trust = None
+        return other
+
+    def _trained_on(self, source: Any, views: Views | None) -> tuple[Source, Views]:
+        """The training samples and their views: given ones, or those of `fit`."""
+        found = self._training if source is None else as_source(source)
+        if found is None:
+            raise NotFittedError("this auditor holds no samples; fit it, or give source=… and views=…")
+        if views is None and (self._views is None or (source is not None and not callable(self._views))):
+            raise NotFittedError("this auditor holds no views of these samples; give source=… and views=…")
+        views = self._views if views is None else check_views(views, found)
+        assert views is not None
+        return found, views
+
     def _features_of_views(self, x: Any, views: Views) -> Tensor:
         """Features of eight seeded views of every sample, (t, 8, r)."""
+        views = views.views if isinstance(views, SubsetViews) else views
         if not callable(views):
             raise ConfigError(
                 "target='invariance' draws views of x; this auditor was fitted on two fixed tensors of views"

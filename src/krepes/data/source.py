@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from krepes.data.ids import checked_ids, joined
+from krepes.data.ids import ChosenIds, checked_ids, joined
 from krepes.errors import DataError, NonFiniteError
 
 
@@ -167,6 +167,36 @@ class DatasetSource:
             return torch.as_tensor(np.asarray(item) if not isinstance(item, Tensor) else item)
         except TypeError as error:
             raise DataError(f"an item of the dataset is a {type(item).__name__}; expected a tensor or array") from error
+
+
+class Subset:
+    """Some samples of a source, under the ids that they have there.
+
+    Args:
+        source: the whole.
+        positions: ascending positions (k,) in it.
+    """
+
+    def __init__(self, source: Source, positions: np.ndarray):
+        self.source, self.positions = source, positions
+        self.ids = ChosenIds(source.ids, positions)  # pyright: ignore[reportArgumentType]
+        self.kind = source.kind
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Samples (B, ...)."""
+        return self.source.batch(self.positions[np.asarray(indices, dtype=np.int64)].tolist())
+
+    def metadata(self) -> pd.DataFrame | None:
+        """Those rows of the whole's table."""
+        table = self.source.metadata()
+        return None if table is None else table.iloc[self.positions].reset_index(drop=True)
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, shape, dtype and bytes."""
+        return fingerprint(self)
 
 
 def as_source(samples: Any) -> Source:

@@ -3,8 +3,10 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +20,44 @@ VIEW_BLOCK = 256
 SHARDS = 32  # a stage is kept on disk in about so many finished parts
 SMALLEST_SHARD = 4096
 
-Views = Callable[[Tensor, torch.Generator], Tensor] | tuple[Any, Any]
+
+@dataclass(frozen=True)
+class SubsetViews:
+    """The views that some samples have in the whole source, so that taking samples out changes no other's view.
+
+    Attributes:
+        source, views: of the whole.
+        positions: of the subset's samples in the whole, ascending.
+    """
+
+    source: Source
+    views: "Callable[[Tensor, torch.Generator], Tensor] | tuple[Any, Any]"
+    positions: np.ndarray
+    _last: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    def pair(self, indices: range, seed: int) -> tuple[Tensor, Tensor]:
+        """Both views of the subset's samples at these positions in it."""
+        wanted = self.positions[indices.start : indices.stop]
+        parts = []
+        for number in np.unique(wanted // VIEW_BLOCK):
+            start = int(number) * VIEW_BLOCK
+            inside = torch.as_tensor(wanted[wanted // VIEW_BLOCK == number] - start)
+            parts.append([v[inside.to(v.device)] for v in self._whole(start, seed)])
+        return torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts])
+
+    def _whole(self, start: int, seed: int) -> tuple[Tensor, Tensor]:
+        if (
+            start,
+            seed,
+        ) not in self._last:  # a block's end and the next one's start often lie in one block of the whole
+            block = range(start, min(start + VIEW_BLOCK, len(self.source)))
+            made = make_views(self.source, self.views, block, seed)
+            self._last.clear()
+            self._last[start, seed] = made
+        return self._last[start, seed]
+
+
+Views = Callable[[Tensor, torch.Generator], Tensor] | tuple[Any, Any] | SubsetViews
 
 
 def shards(n: int) -> list[range]:
@@ -56,6 +95,8 @@ def paired_views(source: Source, views: Views, block: range, seed: int) -> tuple
 
 def make_views(source: Source, views: Views, indices: range, seed: int) -> tuple[Tensor, Tensor]:
     """Two views of a view block: from the callable with one seed per block and view, or from two aligned tensors."""
+    if isinstance(views, SubsetViews):
+        return views.pair(indices, seed)
     if isinstance(views, tuple):
         out = [torch.as_tensor(v[indices.start : indices.stop]) for v in views]
     else:
@@ -82,7 +123,7 @@ def check_views(views: Views, source: Source) -> Views:
         ConfigError: views is neither.
         DataError: a view's shape differs from the samples'.
     """
-    if callable(views):
+    if callable(views) or isinstance(views, SubsetViews):
         return views
     if not isinstance(views, tuple | list) or len(views) != 2:
         raise ConfigError(
