@@ -152,7 +152,7 @@ def test_trust_shows_what_a_curvature_subset_leaves():
     names = [[f.name for f in a.trust_.figures] for a in (whole, part)]
     assert "curvature subset" not in names[0]
     figure = next(f for f in part.trust_.figures if f.name == "curvature subset")
-    assert figure.value == -part.outcome_.full_residual < 0
+    assert figure.value == part.outcome_.full_residual > 0
     assert "100 pairs" in figure.display
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pandas as pd
@@ -16,16 +16,30 @@ from krepes import influence, objectives, pipeline
 from krepes.audit import attribution
 from krepes.audit.trust import TrustGate, assess
 from krepes.data.source import Source, as_source
-from krepes.data.stream import VIEW_BLOCK, SubsetViews, Views, blocks, check_views, names, paired_views, read
+from krepes.data.stream import (
+    VIEW_BLOCK,
+    SubsetViews,
+    Views,
+    blocks,
+    check_views,
+    make_views,
+    names,
+    paired_views,
+    read,
+)
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import Engine
 from krepes.engine import rank_tolerance as cut_at
 from krepes.errors import ConfigError, DataError, NotFittedError
+from krepes.files import one_writer
 from krepes.kernel.ntk import NTK, KernelError, gradient_map
 from krepes.landmarks import KMeansPlusPlus, Sampler
 from krepes.progress import Progress
 from krepes.solver import Newton, Outcome
 from krepes.work import Work, key_of
+
+if TYPE_CHECKING:
+    from krepes.audit.concepts import Concept
 
 BLOCK = 256  # samples per block of the scores that are returned as one table
 
@@ -41,7 +55,7 @@ class Auditor:
             k-means++ in kernel space.
         newton: settings of the step.
         n_components: h, the dimension of the kernel representation; default d.
-        seed: of everything random.
+        seed: of landmarks, views, and everything random but the kernel's directions and projections (`NTK.seed`).
         device: a torch device; default CPU.
         dtype: torch.float32 or torch.float64, of the encoder's copy and the gradients.
         rank_tolerance: relative cut of K_mm's eigenvalues; default 1e-7 in float32, 1e-12 in float64, and
@@ -88,7 +102,7 @@ class Auditor:
             landmarks=as_landmarks(landmarks),
             newton=newton or Newton(),
             n_components=n_components,
-            rank_tolerance=rank_tolerance or cut_at(dtype, (engine or Engine()).precision),
+            rank_tolerance=cut_at(dtype, (engine or Engine()).precision) if rank_tolerance is None else rank_tolerance,
             seed=seed,
             engine=engine or Engine(),
         )
@@ -121,8 +135,10 @@ class Auditor:
         """
         source = as_source(source)
         views = check_views(views, source)
-        kept = Work() if work is None else Work(Path(work), self._work_key(source, views, work_key))
-        return self.fit_with(source, views, kept)
+        if work is None:
+            return self.fit_with(source, views, Work())
+        with one_writer(Path(work)):
+            return self.fit_with(source, views, Work(Path(work), self._work_key(source, views, work_key)))
 
     def fit_with(self, source: Source, views: Views, work: Work) -> "Auditor":
         """`fit` with blocks kept in a `Work` whose key the caller has made."""
@@ -148,8 +164,21 @@ class Auditor:
             "dtype": str(self.encoder.dtype),
             "versions": versions(),
             "views": name,
+            "behaviour": self.behaviour(source, views),
         }
         return key_of(parts)
+
+    def behaviour(self, source: Source, views: Views) -> dict[str, list[float]]:
+        """What the encoder, its gradients and the views make of the first samples, in a few numbers.
+
+        The forward pass and a view's settings are code, which no fingerprint of weights or names sees.
+        """
+        first = read(source, range(min(3, len(source))))
+        gradients = gradient_map(self.settings.kernel, self.encoder, first)
+        pair = make_views(source, views, range(min(VIEW_BLOCK, len(source))), self.settings.seed)
+        seen = {"outputs": self.encoder(first), "kernel": gradients(first).inner(gradients(first)),
+                "view a": pair[0][: len(first)], "view b": pair[1][: len(first)]}  # fmt: skip
+        return {name: checks(values) for name, values in seen.items()}
 
     @property
     def fit_(self) -> pipeline.Fit:
@@ -311,6 +340,30 @@ class Auditor:
             raise ConfigError(f"target={target!r}; expected 'invariance' or a function of f")
         return attribution.attribute(fitted, self.settings, source, views, gradients, self.progress)
 
+    def concept(self, positive: Any, negative: Any = None, name: str = "concept", draws: int = 50) -> "Concept":
+        """A direction with a meaning: the unit normal of a linear separator of two sets of samples.
+
+        Args:
+            positive: samples with the concept: a tensor, array, Dataset or source; or a query on the audited samples'
+                table such as `sex == "Female"`, a list of their ids, or a mask.
+            negative: samples without it; default the others of the audited samples.
+            name: for tables.
+            draws: random concepts of the null: the same samples with their sides drawn at random.
+
+        Returns:
+            a `Concept`: direction (h,), accuracy, null, stability, whether it is usable, `.influence(x)` (t, m).
+
+        Raises:
+            ConfigError: a side is empty or has no counterpart, or the sides overlap.
+            DataError: fewer than ten samples on a side.
+
+        Source: Kim et al., "Interpretability beyond feature attribution: TCAV", 2018; the paper, §3.
+        """
+        from krepes.audit.concepts import concept, sets
+
+        f = sets(self, positive, negative, name, self.settings.seed)
+        return concept(self, *f, name, self.settings.seed, draws)
+
     def counterfactual(
         self, remove: Any, *, keep_landmarks: bool = False, source: Any = None, views: Views | None = None
     ) -> "Auditor":
@@ -351,6 +404,13 @@ class Auditor:
         found = self._training if source is None else as_source(source)
         if found is None:
             raise NotFittedError("this auditor holds no samples; fit it, or give source=… and views=…")
+        if found is not self._training:
+            wanted = self._data_print if self._training is None else self._training.fingerprint()
+            if wanted is not None and found.fingerprint() != wanted:
+                raise DataError(
+                    f"these {len(found)} samples are not those that the auditor was fitted on: their fingerprint "
+                    "differs. Give the same samples with the same ids."
+                )
         if views is None and (self._views is None or (source is not None and not callable(self._views))):
             raise NotFittedError("this auditor holds no views of these samples; give source=… and views=…")
         views = self._views if views is None else check_views(views, found)
@@ -406,6 +466,15 @@ class Auditor:
 
     _trust: TrustGate | None = None
     _landmark_ids: list[str]
+    _data_print: str | None = None  # of the training samples, for a loaded auditor
+
+
+def checks(values: Tensor) -> list[float]:
+    """Three numbers per sample that change with any of its values: mean, root mean square, a seeded projection."""
+    flat = values.detach().flatten(1).double().cpu()
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(flat.shape[1], generator=generator, dtype=torch.float64) / math.sqrt(flat.shape[1])
+    return torch.stack([flat.mean(1), flat.square().mean(1).sqrt(), flat @ weights], 1).flatten().tolist()
 
 
 def as_landmarks(wanted: Any) -> Sampler | list[int]:

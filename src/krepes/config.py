@@ -43,6 +43,9 @@ SAMPLERS = {
 }
 
 
+VIEW_SETTINGS = {"scarf": {"rate"}, "gaussian": {"std"}, "shift": {"max_shift", "std", "contrast"}}
+
+
 class Section(BaseModel):
     """Unknown keys are mistakes."""
 
@@ -118,7 +121,7 @@ class Config(Section):
     objective: dict[str, Any]
     kernel: dict[str, Any] = {}
     landmarks: LandmarksConfig = LandmarksConfig()
-    newton: dict[str, Any] = {"damping": "auto"}
+    newton: dict[str, Any] = {}
     n_components: int | None = Field(None, ge=1)
     seed: int = 0
     device: str = "cpu"
@@ -141,7 +144,7 @@ def read_config(path: Path, overrides: list[str] = ()) -> Config:  # pyright: ig
     if not path.is_file():
         raise ConfigError(f"there is no configuration file {path}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
@@ -150,12 +153,29 @@ def read_config(path: Path, overrides: list[str] = ()) -> Config:  # pyright: ig
         key, separator, value = override.partition("=")
         if not separator:
             raise ConfigError(f"--set {override}: expected key=value, such as landmarks.m=500")
-        _put(content, key.split("."), yaml.safe_load(value))
+        try:
+            _put(content, key.split("."), load_yaml(value))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
     try:
         return Config.model_validate(content)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})" for e in error.errors()]
         raise ConfigError(f"{path}:\n" + "\n".join(lines)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 5e-3 is a number, as everybody reads it; YAML 1.1 wants 5.0e-3."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Plain values from YAML."""
+    return yaml.load(text, _Loader)
 
 
 def _put(content: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -181,8 +201,12 @@ def resolve(text: str, folder: Path) -> Path:
     return folder / re.sub(r"\$\{(\w+)\}", fill, text)
 
 
-def build_encoder(config: EncoderConfig, folder: Path) -> nn.Module:
+def build_encoder(config: EncoderConfig, folder: Path, modules_only: bool = False) -> nn.Module:
     """The network with its weights, in eval mode.
+
+    Args:
+        modules_only: call nothing but classes derived from nn.Module: for configurations that come with a run folder,
+            which may be a stranger's.
 
     Raises:
         ConfigError: the import path does not lead to a callable, or the arguments do not fit.
@@ -191,6 +215,11 @@ def build_encoder(config: EncoderConfig, folder: Path) -> nn.Module:
     module_name, _, attribute = config.factory.replace(":", ".").rpartition(".")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
+        if modules_only and not (isinstance(factory, type) and issubclass(factory, nn.Module)):
+            raise ConfigError(
+                f"the run folder says that encoder.factory {config.factory} builds the encoder, which is no nn.Module "
+                "class and is not called unseen. Build the encoder yourself: krepes.load(folder, encoder=...)."
+            )
         network = factory(**config.args)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigError(
@@ -214,6 +243,9 @@ def build_source(config: DataConfig, folder: Path) -> Source:
     if (config.table is None) == (config.array is None):
         raise ConfigError("data needs exactly one of 'table' (CSV or Parquet) and 'array' (.npy)")
     if config.array is not None:
+        unused = sorted(k for k in config.model_fields_set - {"array", "rows"} if getattr(config, k))
+        if unused:
+            raise ConfigError(f"data.{', data.'.join(unused)} says something about tables; data.array is none")
         path = resolve(config.array, folder)
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -238,6 +270,9 @@ def build_source(config: DataConfig, folder: Path) -> Source:
 
 def build_views(config: ViewsConfig, source: Source):
     """The views' callable."""
+    unused = sorted(config.model_fields_set - VIEW_SETTINGS[config.name] - {"name"})
+    if unused:
+        raise ConfigError(f"views.{', views.'.join(unused)} is no setting of {config.name}")
     if config.name == "gaussian":
         return GaussianNoise(config.std)
     if config.name == "shift":
@@ -256,7 +291,7 @@ def build_auditor(config: Config, network: nn.Module, progress: Progress) -> Aud
     objective = dict(config.objective)
     try:
         chosen = objectives.by_name(str(objective.pop("name", None)), **objective)
-        kernel, newton = NTK(**config.kernel), Newton(**config.newton)
+        kernel, newton = NTK(**config.kernel), Newton(**{"damping": "auto", **config.newton})
     except TypeError as error:
         raise ConfigError(f"objective, kernel or newton: {error}") from error
     sampler = SAMPLERS[config.landmarks.sampler](m=config.landmarks.m, space=config.landmarks.space)

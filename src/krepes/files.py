@@ -15,6 +15,15 @@ from safetensors import SafetensorError
 from krepes.errors import RunFolderError
 
 
+def _umask() -> int:
+    found = os.umask(0o077)  # the only way to ask for it is to set it
+    os.umask(found)
+    return found
+
+
+UMASK = _umask()  # asked once, before threads write files
+
+
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     """Write beside the target, flush to disk, then rename: a reader never meets half a file.
 
@@ -30,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
         write(temporary)
         with temporary.open("rb+") as f:
             os.fsync(f.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(0o666 & ~UMASK)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise RunFolderError(

@@ -18,7 +18,7 @@ from krepes import landmarks as landmark_stage
 from krepes.data.source import Source
 from krepes.data.stream import VIEW_BLOCK, Views, ahead, blocks, make_views, names, paired_views, read, shards
 from krepes.encoders.frozen import FrozenEncoder
-from krepes.engine import STORES, Engine, MemoryPlan, plan_memory
+from krepes.engine import STORES, Engine, MemoryPlan, parse_bytes, plan_memory
 from krepes.errors import LandmarkError
 from krepes.features import FeatureStore, Recomputed
 from krepes.kernel.gradients import GradientMap
@@ -173,7 +173,8 @@ def choose_landmarks(settings: Settings, source: Source, gradients: GradientMap)
         columns = LinearColumns(samples)
     else:
         pilot = torch.randperm(pool_size, generator=generator)[:PILOT]
-        columns = KernelColumns(settings.kernel, gradients, samples, pilot, names(source, pool.tolist()))
+        limit = parse_bytes(settings.engine.memory) // 4
+        columns = KernelColumns(settings.kernel, gradients, samples, pilot, names(source, pool.tolist()), limit)
     return pool[landmark_stage.choose(wanted, columns, m, generator)].tolist()
 
 
@@ -228,14 +229,15 @@ class Stream:
 
 def sum_moments(stream: Stream, note) -> Moments:
     """Moments of all samples from their shards, each kept when it is finished."""
-    total = None
+    total, difference = None, getattr(stream.settings.objective, "difference", False)
     for i, shard in enumerate(shards(len(stream.source))):
         name = f"moments-{i:03d}"
         kept = stream.work.load(name)
         if kept is None:
             part = None
             for block, phi_a, phi_b in stream.features(shard):
-                part = Moments.of(phi_a, phi_b) if part is None else part.add_(Moments.of(phi_a, phi_b))
+                found = Moments.of(phi_a, phi_b, difference)
+                part = found if part is None else part.add_(found)
                 note(block.stop)
             assert part is not None
             stream.work.save(name, part.tensors())

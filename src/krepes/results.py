@@ -15,10 +15,11 @@ from torch import nn
 
 import krepes
 from krepes import objectives, pipeline
+from krepes.audit.trust import TrustGate
 from krepes.engine import Engine
 from krepes.errors import RunFolderError
 from krepes.files import sha256_file, write_atomically, write_json
-from krepes.kernel.ntk import NTK, KernelRows, gradient_map
+from krepes.kernel.ntk import NTK, KernelError, KernelRows, gradient_map
 from krepes.nystrom import Nystrom
 from krepes.solver import Newton, Outcome, Step
 
@@ -65,7 +66,7 @@ def describe(value: Any) -> Any:
         return {"name": name, **plain} if isinstance(name, str) else plain
     if isinstance(value, list | tuple):
         return [describe(v) for v in value]
-    return value
+    return value if value is None or isinstance(value, bool | int | float | str | dict) else repr(value)
 
 
 def describe_settings(settings: pipeline.Settings) -> dict[str, Any]:
@@ -107,9 +108,18 @@ def save_auditor(
         prints: the fingerprints, where they are known already.
     """
     fit, encoder = auditor.fit_, auditor.encoder
-    prints = prints or {"encoder": encoder.fingerprint(), "data": auditor.source_.fingerprint()}
+    training = auditor._trained_on(None, None)[0]
+    prints = prints or {"encoder": encoder.fingerprint(), "data": training.fingerprint()}
+    settings = describe_settings(auditor.settings)
     if (folder / MANIFEST).exists():
-        refuse_foreign(folder, read_manifest(folder), prints)
+        there = read_manifest(folder)
+        refuse_foreign(folder, there, prints)
+        differing = [k for k, v in settings.items() if "settings" in there and there["settings"].get(k) != v]
+        if differing or there.get("landmark_ids", auditor.landmark_ids_) != auditor.landmark_ids_:
+            raise RunFolderError(
+                f"{folder} holds a run with other {', '.join(differing) or 'landmarks'}. Choose another folder, or "
+                "remove this one."
+            )
     tensors = {
         "landmarks": fit.rows.landmarks,
         "A0": fit.A0,
@@ -129,10 +139,10 @@ def save_auditor(
         "status": "complete",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        "settings": describe_settings(auditor.settings),
+        "settings": settings,
         "dtype": str(encoder.dtype).removeprefix("torch."),
         "fingerprints": prints,
-        "samples": len(auditor.source_),
+        "samples": len(training),
         "moments_n": fit.moments.n if fit.moments is not None else None,
         "landmark_positions": fit.indices,
         "landmark_ids": auditor.landmark_ids_,
@@ -184,7 +194,8 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
             )
         from krepes.config import EncoderConfig, build_encoder
 
-        encoder = build_encoder(EncoderConfig.model_validate(manifest["encoder"]), Path(manifest["config_folder"]))
+        config = EncoderConfig.model_validate(manifest["encoder"])
+        encoder = build_encoder(config, Path(manifest["config_folder"]), modules_only=True)
     if sha256_file(folder / MODEL) != manifest["sha256"][MODEL]:
         raise RunFolderError(f"{folder / MODEL} does not have the checksum in the manifest: it is damaged")
     with safe_open(folder / MODEL, framework="pt") as f:
@@ -207,7 +218,9 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
     refuse_foreign(folder, manifest, {"encoder": auditor.encoder.fingerprint()})
     probe = tensors["landmarks"][:3]
     gradients = gradient_map(settings.kernel, auditor.encoder, probe)
-    rows = KernelRows(settings.kernel, gradients, tensors["landmarks"], manifest["landmark_ids"])
+    precision = settings.engine.precision
+    rows = KernelRows(settings.kernel, gradients, tensors["landmarks"], manifest["landmark_ids"], precision=precision)
+    error = manifest.get("kernel_error")
     if (rows.K_mm - tensors["K_mm"]).norm() > 1e-3 * tensors["K_mm"].norm():
         raise RunFolderError(
             f"this encoder has the weights of the run in {folder} but another kernel on its landmarks: its forward "
@@ -220,10 +233,19 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
         moments = objectives.Moments(manifest["moments_n"], **sums)
     step = Step(tensors["dB"], Outcome.of_plain(manifest["outcome"]))
     auditor._fit = pipeline.Fit(
-        manifest["landmark_positions"], rows, nystrom, moments, step, tensors["A0"], tensors["dA"]
-    )
+        manifest["landmark_positions"], rows, nystrom, moments, step, tensors["A0"], tensors["dA"],
+        kernel_error=KernelError(**error) if error else None,
+    )  # fmt: skip
     auditor._landmark_ids = manifest["landmark_ids"]
+    if (folder / "trust.json").is_file():
+        auditor._trust = TrustGate.of_dict(json.loads((folder / "trust.json").read_text(encoding="utf-8")))
+    auditor._data_print = (manifest.get("fingerprints") or {}).get("data")
     return auditor
+
+
+def _close(was: Any, now: list[float]) -> bool:
+    """Equal but for rounding, which another number of threads changes."""
+    return isinstance(was, list) and len(was) == len(now) and numpy.allclose(was, now, rtol=1e-3, atol=1e-5)
 
 
 def refuse_foreign(folder: Path, manifest: dict[str, Any], prints: dict[str, str]) -> None:
@@ -290,6 +312,14 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} was written by krepes {old_version}, this is {krepes.__version__}. "
                 "Choose another folder, or --overwrite it."
+            )
+        was, now = old.get("behaviour"), self.identity["behaviour"]
+        changed = [k for k in now if was is not None and not _close(was.get(k), now[k])]
+        if changed:
+            raise RunFolderError(
+                f"{self.path} belongs to another run: weights, data and configuration are the same, but "
+                f"{', '.join(changed)} of the first samples differ: the code has changed. Choose another folder, or "
+                "--overwrite it."
             )
         self.complete = old.get("status") == "complete"
         self.found = (

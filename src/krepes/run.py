@@ -12,9 +12,9 @@ from krepes.data.source import Source
 from krepes.data.stream import Views
 from krepes.engine import in_words, peak_resident
 from krepes.errors import ConfigError
-from krepes.files import one_writer, remove_unfinished, write_atomically, write_json
+from krepes.files import one_writer, remove_unfinished, sha256_file, write_atomically, write_json
 from krepes.report.build import build_report, number, seeded_subset
-from krepes.results import RunFolder, describe_settings, save_auditor, versions
+from krepes.results import MODEL, RunFolder, describe_settings, read_manifest, save_auditor, versions
 from krepes.tables import write_tables
 from krepes.work import Work, key_of
 
@@ -52,7 +52,8 @@ def run_audit(
     """
     with one_writer(folder):
         prints = {"encoder": auditor.encoder.fingerprint(), "data": source.fingerprint()}
-        identity = {"fingerprints": prints, "config": config}
+        chosen = explained_positions(source, explain, auditor.settings.seed)
+        identity = {"fingerprints": prints, "config": config, "behaviour": auditor.behaviour(source, views)}
         if overwrite and (folder / "manifest.json").exists():
             (folder / "manifest.json").unlink()
             for name in OUTPUTS:
@@ -61,8 +62,13 @@ def run_audit(
         run = RunFolder.open(folder, identity)
         if run.found:
             console.print(run.found, highlight=False, soft_wrap=True, markup=False)
-        if run.complete:
+        if run.complete and not damaged(folder):
             return folder / "report.html"
+        if run.complete:
+            console.print(
+                f"{', '.join(damaged(folder))} in {folder} {'is' if len(damaged(folder)) == 1 else 'are'} missing or "
+                "changed; the run is made again.", style="yellow", soft_wrap=True, markup=False,
+            )  # fmt: skip
         numbers = {"settings": describe_settings(auditor.settings), "device": str(auditor.encoder.device),
                    "dtype": str(auditor.encoder.dtype)}  # fmt: skip
         key = key_of({**identity, **numbers, "versions": versions()})
@@ -81,13 +87,14 @@ def run_audit(
             with auditor.progress.stage("report"):
                 trust = auditor.trust_.as_dict()
                 write_json(folder / "trust.json", trust)
-                chosen = explained_positions(source, explain, auditor.settings.seed)
                 html = build_report(auditor, title, chosen, command, config, landmarks)
                 write_atomically(folder / "report.html", lambda p: p.write_text(html, encoding="utf-8"))
             peak = peak_resident()
             if peak is not None:
                 auditor.progress.say(f"memory     peak {in_words(peak)} resident in this process")
-            more = {"config": config, "command": command, "peak_resident_bytes": peak, **(extra or {})}
+            more = {"config": config, "behaviour": identity["behaviour"], "command": command,
+                    "peak_resident_bytes": peak, "outputs": {name: sha256_file(folder / name) for name in OUTPUTS if
+                    name != MODEL}, **(extra or {})}  # fmt: skip
             save_auditor(auditor, folder, more, prints)
             work.clear()
         except BaseException as error:
@@ -103,6 +110,13 @@ def run_audit(
 OUTPUTS = (
     "model.safetensors", "landmarks.parquet", "influence.parquet", "points.parquet", "trust.json", "report.html",
 )  # fmt: skip
+
+
+def damaged(folder: Path) -> list[str]:
+    """Files of a complete run that are gone, or do not have the checksum in its manifest."""
+    manifest = read_manifest(folder)
+    sums = {**manifest.get("outputs", {}), **manifest.get("sha256", {})}
+    return [n for n, wanted in sums.items() if not (folder / n).is_file() or sha256_file(folder / n) != wanted]
 
 
 def explained_positions(source: Source, explain: Sequence[str] | int, seed: int) -> list[int]:

@@ -83,3 +83,17 @@ def test_labelled_items_are_refused_unless_the_sample_is_named():
 def test_duplicate_ids_are_named():
     with pytest.raises(DataError, match="more than once: a"):
         ArraySource(torch.zeros(3, 2), ids=["a", "b", "a"])
+
+
+def test_whole_numbers_are_one_category_however_they_are_stored():
+    schema = TableSchema.fit(pd.DataFrame({"code": [1, 2, 3] * 10}), categorical=["code"])
+    exact = schema.transform(pd.DataFrame({"code": [1, 2, 3] * 10}))
+    assert torch.equal(exact, schema.transform(pd.DataFrame({"code": [1.0, 2.0, 3.0] * 10})))
+    old = TableSchema.fit(pd.DataFrame({"code": ["1.0", "2.0", "3.0"] * 10}), categorical=["code"])
+    assert torch.equal(exact, old.transform(pd.DataFrame({"code": [1, 2, 3] * 10})))
+
+
+def test_a_column_in_another_coding_is_refused():
+    schema = TableSchema.fit(pd.DataFrame({"job": ["clerk", "cook"] * 20}), categorical=["job"])
+    with pytest.raises(DataError, match="none of its 40 cells holds a category of the schema"):
+        schema.transform(pd.DataFrame({"job": ["CLERK", "COOK"] * 20}))

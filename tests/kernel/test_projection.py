@@ -102,7 +102,7 @@ def test_precision_reaches_the_auditor_and_is_reported():
     assert auditor.kernel_error_ is not None
     assert 0 < auditor.kernel_error_.centred < 2e-2
     figure = next(f for f in auditor.trust_.figures if f.name == "kernel error")
-    assert figure.value == -auditor.kernel_error_.centred
+    assert figure.value == auditor.kernel_error_.centred
     assert Auditor(net, landmarks=12).fit(x, views).kernel_error_ is None
 
 

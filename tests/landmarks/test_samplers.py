@@ -60,3 +60,16 @@ def test_equal_samples_are_said_and_filled_up(sampler):
     columns = LinearColumns(torch.ones(50, 3))
     with pytest.warns(KrepesWarning, match="already span the kernel"):
         assert len(set(choose(sampler, columns, 5, generator(0)).tolist())) == 5
+
+
+def test_one_outlier_does_not_make_duplicates_of_the_others():
+    x = torch.randn(400, 5, generator=generator(0))
+    x[7] *= 3e4
+    chosen = choose(KMeansPlusPlus(), LinearColumns(x), 32, generator(1))  # a warning would be an error here
+    assert 7 in chosen
+
+
+def test_an_offset_does_not_make_duplicates():
+    x = torch.randn(400, 5, generator=generator(0), dtype=torch.float64)
+    x[:, 0] += 5000
+    choose(KMeansPlusPlus(), LinearColumns(x), 32, generator(1))

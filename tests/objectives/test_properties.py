@@ -83,3 +83,16 @@ def test_batches_of_pairs_change_only_memory(name):
         split = objective.problem(Moments.of(a[:9], b[:9]) + Moments.of(a[9:], b[9:]))
     torch.testing.assert_close(whole.gradient(B), split.gradient(B))
     torch.testing.assert_close(whole.ggn(B)(B), split.ggn(B)(B))
+
+
+def test_close_views_leave_vicreg_its_invariance():
+    """Σ_Δ in float32: summed from the differences, not left over from three sums a million times larger."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(2048, 20, generator=generator)
+    b = a + 1e-4 * torch.randn(2048, 20, generator=generator)
+    exact = (a - b).double().T @ (a - b).double() / 2048
+    found = Moments.of(a, b, difference=True).difference_form().matrix
+    assert (found - exact).norm() < 1e-5 * exact.norm()
+    assert float(torch.linalg.eigvalsh(found)[0]) > 0
+    halves = Moments.of(a[:1000], b[:1000], difference=True) + Moments.of(a[1000:], b[1000:], difference=True)
+    torch.testing.assert_close(halves.difference_form().matrix, found)

@@ -8,6 +8,7 @@ exact for the one-step solution with landmarks, B₀ and λ held fixed (docs/met
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from krepes.data.source import Source
 from krepes.data.stream import Views, shards
-from krepes.errors import ConfigError
+from krepes.errors import ConfigError, KrepesWarning
 from krepes.objectives.base import Bilinear, Problem, QuadraticTerm
 from krepes.pipeline import Fit, Settings, Stream, moment_problem, planned_memory, streamed_problem
 from krepes.progress import Progress
+from krepes.solver import Outcome, Status
 from krepes.solver.cg import conjugate_gradients
 from krepes.solver.system import System, linearise
 from krepes.work import Work
@@ -60,6 +62,7 @@ def attribute(
         system = linearise(problem, B0, fit.nystrom.eigenvalues, newton.ridge, generator, newton.curvature_samples)
         solved = adjoint(system, outcome.damping, gradients, newton.tol, newton.max_iter)
         note(f"{len(gradients)} queries, residual at most {max(solved.residuals):.1e}")
+        warn_unconverged(solved, outcome)
     with progress.stage("attribution", total=len(source)) as note:
         if settings.objective.streaming:
             change = streamed_sensitivity(problem, B0, D, solved.s)
@@ -108,10 +111,31 @@ class Adjoint:
     Attributes:
         s: (Q, r, h), float64.
         residuals: true relative residuals (Q,).
+        statuses: how each solve ended.
     """
 
     s: Tensor
     residuals: list[float]
+    statuses: list[Status]
+
+
+def warn_unconverged(solved: "Adjoint", outcome: Outcome) -> None:
+    """Say which solves the scores owe their errors to."""
+    bad = [r for r, status in zip(solved.residuals, solved.statuses, strict=True) if status is not Status.CONVERGED]
+    if bad:
+        warnings.warn(
+            f"{len(bad)} of {len(solved.residuals)} adjoint solves did not converge (residual up to {max(bad):.1e}): "
+            "the attributions are as far off. Raise Newton(max_iter=…) or the damping.",
+            KrepesWarning,
+            stacklevel=4,
+        )
+    if outcome.status is not Status.CONVERGED:
+        warnings.warn(
+            f"the step itself did not converge (residual {outcome.residual:.1e}), and attributions follow a converged "
+            "one. Raise Newton(max_iter=…) or the damping.",
+            KrepesWarning,
+            stacklevel=4,
+        )
 
 
 def adjoint(system: System, damping: float, gradients: Tensor, tol: float, max_iter: int) -> Adjoint:
@@ -127,7 +151,11 @@ def adjoint(system: System, damping: float, gradients: Tensor, tol: float, max_i
         conjugate_gradients(system.curvature, system.S * g, preconditioner, tol, max_iter, shift=damping)
         for g in gradients
     ]
-    return Adjoint(torch.stack([system.S * x.x for x in solutions]), [x.residual for x in solutions])
+    return Adjoint(
+        torch.stack([system.S * x.x for x in solutions]),
+        [x.residual for x in solutions],
+        [x.status for x in solutions],
+    )
 
 
 class MomentSensitivity:

@@ -98,7 +98,7 @@ def without(
         with progress.stage("removed samples", total=len(gone)) as note:
             moments = fit.moments
             for block, phi_a, phi_b in leaving.features(range(len(gone))):
-                moments = moments - Moments.of(phi_a, phi_b)
+                moments = moments - Moments.of(phi_a, phi_b, moments.dd is not None)
                 note(block.stop)
         problem = moment_problem(settings.objective, moments)
     with progress.stage("newton") as note:

@@ -39,6 +39,11 @@ class TrustGate:
         """For `trust.json`."""
         return asdict(self)
 
+    @classmethod
+    def of_dict(cls, plain: dict[str, Any]) -> "TrustGate":
+        """From `trust.json`."""
+        return cls(plain["verdict"], plain["sentence"], [TrustFigure(**f) for f in plain["figures"]])
+
 
 def assess(fit, encoder: FrozenEncoder, source: Source, seed: int) -> TrustGate:
     """The gate's figures on a seeded subset of at most 2,048 samples.
@@ -74,22 +79,24 @@ def assess(fit, encoder: FrozenEncoder, source: Source, seed: int) -> TrustGate:
         _figure("fidelity R²", fidelity(f, z), None, (0.7, 0.4), "≥ 0.7",
                 "Variance of the network's embedding that a linear map of the kernel representation predicts on "
                 "held-out samples."),
-        _figure("Nyström error", -error, f"{error:.3f}", (-0.3, -0.6), "≤ 0.3",
-                "Share of the kernel's trace that the landmarks leave out."),
+        _figure("Nyström error", error, None, (0.3, 0.6), "≤ 0.3",
+                "Share of the kernel's trace that the landmarks leave out.", at_most=True),
         _figure("step size", share, None, (1e-3, 1e-6), "≥ 0.001",
                 "Size of the objective's step in representation space relative to its start; near 0 there is "
                 "nothing to explain."),
     ]  # fmt: skip
     if fit.kernel_error is not None:
         figures.append(_figure(
-            "kernel error", -fit.kernel_error.centred, f"{fit.kernel_error.centred:.1e}", (-0.1, -0.3), "≤ 0.1",
-            "Relative error of the centred kernel that projection or lower precision cost, measured among landmarks."
+            "kernel error", fit.kernel_error.centred, f"{fit.kernel_error.centred:.1e}", (0.1, 0.3), "≤ 0.1",
+            "Relative error of the centred kernel that sketching, projection or lower precision cost, measured among "
+            "landmarks.", at_most=True,
         ))  # fmt: skip
     if outcome.full_residual is not None:
         figures.append(_figure(
-            "curvature subset", -outcome.full_residual, f"residual {outcome.full_residual:.1e} from "
-            f"{outcome.curvature_samples:,} pairs", (-0.1, -0.3), "≤ 0.1",
-            "Residual of the step under the curvature of all pairs, of which the solve knew a random subset."
+            "curvature subset", outcome.full_residual, f"residual {outcome.full_residual:.1e} from "
+            f"{outcome.curvature_samples:,} pairs", (0.1, 0.3), "≤ 0.1",
+            "Residual of the step under the curvature of all pairs, of which the solve knew a random subset.",
+            at_most=True,
         ))  # fmt: skip
     worst = max((f.verdict for f in figures), key=COLOURS.index)
     bad = [f.name for f in figures if f.verdict == worst]
@@ -121,11 +128,19 @@ def _subset(n: int, seed: int) -> list[int]:
     return torch.randperm(n, generator=generator)[:SAMPLE].tolist()
 
 
-def _figure(name, value, display, limits, threshold, meaning, strict=False) -> TrustFigure:
-    """Green from limits[0] on, amber from limits[1] on, red below or where the value is not a number."""
-    green, amber = limits
-    above = (lambda limit: value > limit) if strict else (lambda limit: value >= limit)
-    verdict = "green" if above(green) else "amber" if above(amber) else "red"
+def _figure(name, value, display, limits, threshold, meaning, strict=False, at_most=False) -> TrustFigure:
+    """Green up to limits[0], amber up to limits[1], red beyond or where the value is not a number.
+
+    Args:
+        strict: the limit itself is beyond.
+        at_most: small values are good; else large ones.
+    """
+
+    def within(limit: float) -> bool:
+        good = value <= limit if at_most else value >= limit
+        return good and not (strict and value == limit)
+
+    verdict = "green" if within(limits[0]) else "amber" if within(limits[1]) else "red"
     shown = display or ("–" if not math.isfinite(value) else f"{value:.3g}")
     return TrustFigure(name, _finite(value), shown, threshold, verdict, meaning)
 

@@ -51,6 +51,9 @@ class Column:
         return 1 + (self.missing > 0) if self.kind == "numeric" else len(self.categories) + 2
 
 
+MANY = 20  # cells without a known category, and none with one: another coding, not rare values
+
+
 @dataclass(frozen=True)
 class TableSchema:
     """How a table becomes encoder input, fitted on the training table and kept with the encoder."""
@@ -147,10 +150,18 @@ class TableSchema:
         """Category numbers (n,); k for missing and k + 1 for unseen cells, of k categories."""
         position = {c: i for i, c in enumerate(column.categories)}
         k = len(position)
+        for i, c in enumerate(column.categories):  # a schema fitted when whole numbers were floats
+            position.setdefault(c.removesuffix(".0"), i)
         found, labels = labelled(values)
         known = np.array([position.get(v, k + 1) for v in labels] + [k])  # a missing cell is −1, the last
         codes = known[found]
         unseen = int((codes == k + 1).sum())
+        if unseen >= MANY and unseen == int((found >= 0).sum()):
+            raise DataError(
+                f"column '{column.name}': none of its {unseen} cells holds a category of the schema. There: "
+                f"{', '.join(column.categories[:3])}; here: {', '.join(labels[:3])}. Read it as it was when the schema "
+                "was fitted."
+            )
         if unseen:
             _warn(f"column '{column.name}': {unseen} cells hold categories that the schema has not seen")
         return codes
@@ -201,8 +212,9 @@ def labelled(values: pd.Series) -> tuple[np.ndarray, list[str]]:
         # 1, 1.0 and True are one object to a hash table and three labels to a reader
         values = values.map(str, na_action="ignore")
     found, labels = pd.factorize(values)
-    # plain Python numbers: a float32 and the same number as float64 read the same
-    return found, [str(v) for v in labels.tolist()]
+    # plain Python numbers: a float32 and the same number as float64 read the same; so do 1 and 1.0, since a column of
+    # integers becomes floats where cells are missing or a file does not say its types
+    return found, [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in labels.tolist()]
 
 
 def require_column(frame: pd.DataFrame, name: str) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from krepes.encoders.selection import PLACES, parameters_at, select_parameters
-from krepes.errors import EncoderError
+from krepes.errors import ConfigError, EncoderError
 
 
 class FrozenEncoder:
@@ -36,7 +36,11 @@ class FrozenEncoder:
             raise EncoderError(f"the encoder is a {type(module).__name__}; expected a torch.nn.Module")
         refuse_train_mode(module)
         self.dtype = dtype
-        self.device = torch.device(device or "cpu")
+        try:
+            self.device = torch.device(device or "cpu")
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts
+            raise ConfigError(f"device={str(device)!r} cannot be used here: {error}") from error
         with torch.no_grad():  # a scripted module's copies would otherwise be computed tensors
             self.module = copy.deepcopy(module).to(device=self.device, dtype=dtype).requires_grad_(False)
         self.param_names = select_parameters(self.module, params)

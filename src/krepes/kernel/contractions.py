@@ -320,6 +320,11 @@ class Factored:
             self.g.copy_(other.g)
 
 
+def with_bias(a: Tensor) -> Tensor:
+    """Inputs (B, T, n) with the bias' constant one beside them."""
+    return torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
+
+
 def square_norms(x: Tensor, columns: int = 4096) -> Tensor:
     """Rows' squared lengths (B,): stretches of columns in float32 or the rows' own type, their sum in float64."""
     dtype = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else None

@@ -19,7 +19,7 @@ from krepes.encoders.frozen import FrozenEncoder
 from krepes.encoders.selection import parameter
 from krepes.errors import EncoderError, KrepesWarning
 from krepes.kernel import plan, tape
-from krepes.kernel.contractions import Factored, operands, output_gradient, square_norms
+from krepes.kernel.contractions import Factored, operands, output_gradient, square_norms, with_bias
 from krepes.kernel.projection import Projections, weight_alone
 
 # Columns of an explicit gradient that one float32 product sums; blocks are added in float64. One float32
@@ -315,11 +315,6 @@ def pack(formed: list[Tensor]) -> list[Tensor]:
     small = [f for f in formed if f.shape[1] < SUM_BLOCK]
     large = [f for f in formed if f.shape[1] >= SUM_BLOCK]
     return large + ([torch.cat(small, 1) if len(small) > 1 else small[0]] if small else [])
-
-
-def with_bias(a: Tensor) -> Tensor:
-    """Inputs (B, T, n) with the bias' constant one beside them."""
-    return torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
 
 
 ELEMENTWISE = {

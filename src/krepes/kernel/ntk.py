@@ -12,12 +12,13 @@ from krepes.encoders.frozen import FrozenEncoder
 from krepes.errors import ConfigError, LandmarkError, NonFiniteError
 from krepes.kernel.gradients import GradientFeatures, GradientMap
 
-# Numbers in the gradient features of a tile, and of landmarks that are kept, where no memory plan says it (128 MiB and
-# 1 GiB in float32). On a CPU, twice as large a tile was measured to take 1.4 times as long per sample: its memory comes
-# from the system anew each time.
-TILE_NUMBERS = 32 * 2**20
+# Numbers in the gradient features of a tile, and of landmarks that are kept, where no memory plan says it (104 MiB and
+# 1 GiB in float32). On a CPU, a tile 3 times as large was measured to take 1.25 times as long per sample, since its
+# memory comes from the system anew each time, and one of a third 1.3 times, since products of few rows are slower.
+TILE_NUMBERS = 26 * 2**20
 KEEP_NUMBERS = 256 * 2**20
 ROWS = 512  # samples per tile at most: larger ones leave the caches without saving work
+SPREAD = 8  # directions of whose kernels a sketch's error is told, at least
 PROBE = 64  # landmarks among which a projection's or a lower precision's error is measured
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
@@ -224,6 +225,9 @@ class KernelColumns:
     """Kernel columns among a pool of candidates, for landmark search: diagonal and k(pool, chosen).
 
     Centring uses the mean over a seeded subset of the pool, since the landmarks are not known yet.
+
+    Attributes:
+        limit: bytes up to which the pool's gradient features are kept; beyond, they are computed whenever needed.
     """
 
     settings: NTK
@@ -231,20 +235,25 @@ class KernelColumns:
     pool: Tensor
     reference: Tensor
     ids: Sequence[str] | None = None
+    limit: int = 4 * KEEP_NUMBERS
 
     def __post_init__(self):
         per_sample = max(1, self.gradients.features_per_sample())
         self._tile = max(1, min(ROWS, TILE_NUMBERS // per_sample))
-        keep = per_sample * len(self.pool) <= KEEP_NUMBERS
+        keep = per_sample * len(self.pool) * self.gradients.encoder.dtype.itemsize <= self.limit
         self._kept = GradientFeatures.collected(self._computed_tiles(), len(self.pool)) if keep else None
         diagonal = torch.cat([f.square_norm() for f in self._tiles()])
         refuse_non_finite(torch.isfinite(diagonal), self.ids)
+        # of an entry k(x, x'), about eps·√(k(x,x)k(x',x')) before centring
+        self.rounding = torch.finfo(self.gradients.encoder.dtype).eps * diagonal
         self._mean, self._grand_mean = torch.zeros_like(diagonal), diagonal.new_zeros(())
         if self.settings.center:
             self._mean = self._raw_columns(self.reference).mean(1)
             self._grand_mean = self._mean[self.reference].mean()
             diagonal = centred_diagonal(diagonal, self._mean, self._grand_mean, self.gradients.encoder.dtype)
         self._inverse = inverse_root(diagonal)
+        if self.settings.cosine:
+            self.rounding = self.rounding * self._inverse.square()
         self.diagonal = (diagonal > 0).double() if self.settings.cosine else diagonal
 
     def columns(self, chosen: Tensor) -> Tensor:
@@ -280,6 +289,7 @@ class LinearColumns:
     def __post_init__(self):
         self._flat = self.pool.flatten(1).double()
         self.diagonal = self._flat.square().sum(1)
+        self.rounding = torch.finfo(torch.float64).eps * self.diagonal
 
     def columns(self, chosen: Tensor) -> Tensor:
         """⟨pool, chosen⟩, (pool, |chosen|)."""
@@ -335,7 +345,8 @@ def products_in(precision: str):
 class KernelError:
     """Relative Frobenius error of the raw kernel, and of the kernel after double centring, on `samples` landmarks.
 
-    The reference is the exact kernel in float32: no projection, no lower precision, the same output directions.
+    Of projection and lower precision against the kernel without them; of a sketch by the spread of its directions'
+    kernels, since the trace itself would need d of them.
     """
 
     raw: float
@@ -344,11 +355,42 @@ class KernelError:
 
 
 def kernel_error(rows: KernelRows) -> KernelError | None:
-    """The error of a projected or lower-precision kernel, measured among the first landmarks; None if it has none."""
+    """The error of a sketched, projected or lower-precision kernel among the first landmarks; None if it has none."""
+    few = rows.landmarks[:PROBE]
+    found = [e for e in (sketch_error(rows, few), rounding_error(rows, few)) if e is not None]
+    if not found:
+        return None
+    return KernelError(math.hypot(*(e.raw for e in found)), math.hypot(*(e.centred for e in found)), len(few))
+
+
+def sketch_error(rows: KernelRows, few: Tensor) -> KernelError | None:
+    """Standard error of the mean over the sketch's directions, relative to that mean."""
+    settings, encoder = rows.settings, rows.gradients.encoder
+    if settings.variant != "sketch":
+        return None
+    q = len(rows.gradients.directions)
+    assert encoder.n_outputs is not None
+    directions = replace(settings, sketch=max(q, SPREAD), seed=settings.seed).directions(encoder.n_outputs)
+    directions = directions / directions.norm(dim=1, keepdim=True)
+    plain = replace(settings, variant="pseudo", sketch=None, center=False, cosine=False, rescale=None, project=None)
+    kernels = []
+    for w in directions:
+        one = GradientMap(encoder, w[None], few[:3], None, plain.seed, plain.contractions)
+        kernels.append(KernelRows(plain, one, few).K_mm)
+    each = torch.stack(kernels)
+
+    def spread(K: Tensor) -> float:
+        mean = K.mean(0)
+        return math.sqrt(float((K - mean).square().sum()) / (len(K) - 1) / q) / max(float(mean.norm()), 1e-300)
+
+    return KernelError(spread(each), spread(torch.stack([double_centred(K) for K in each])), len(few))
+
+
+def rounding_error(rows: KernelRows, few: Tensor) -> KernelError | None:
+    """Of projection and precision, against the same output directions without them."""
     gradients = rows.gradients
     if gradients.project is None and rows.precision == "float32":
         return None
-    few = rows.landmarks[:PROBE]
     plain = replace(rows.settings, center=False, cosine=False, rescale=None, project=None)
     exact = GradientMap(gradients.encoder, gradients.directions, few[:3], None, plain.seed, plain.contractions)
     reference = KernelRows(plain, exact, few).K_mm

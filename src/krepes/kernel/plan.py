@@ -15,7 +15,16 @@ from krepes.encoders.frozen import FrozenEncoder
 from krepes.encoders.selection import connected_parameters, parameter
 from krepes.errors import EncoderError
 from krepes.kernel import tape
-from krepes.kernel.contractions import Layout, Term, explicit, output_gradient, positions_of
+from krepes.kernel.contractions import (
+    Factored,
+    Layout,
+    Term,
+    explicit,
+    operands,
+    output_gradient,
+    positions_of,
+    with_bias,
+)
 
 # Operations that one pass over an intermediate entry costs, from measured memory traffic against products
 # (docs/benchmarks.md); it decides between factored and explicit only where T > 1.
@@ -273,9 +282,16 @@ def agrees(piece: Piece, recording, module: nn.Module, g, target: Tensor, tolera
         found = piece_gradient(piece, recording, module, g, len(target)).flatten(1)
     except (RuntimeError, IndexError):  # shapes that do not fit together: another layout, or no known one
         return False
-    if found.shape != target.shape:
+    if found.shape != target.shape or (found - target).norm() > tolerance * target.norm() + rounding:
         return False
-    return bool((found - target).norm() <= tolerance * target.norm() + rounding)
+    head = piece.terms[0]
+    if not head.outer or piece.linked or len(piece.terms) > 1 + piece.bias:
+        return True
+    # the same as a pair of factors, of which only inner products are ever formed
+    a, g_t = operands(head, recording.calls[head.call].a, output_gradient(head, g[head.call], len(target)), len(target))
+    pair = Factored(with_bias(a) if piece.bias else a, g_t)
+    gram = target @ target.T
+    return bool((pair.inner(pair) - gram).norm() <= 3 * tolerance * gram.norm() + (rounding * rounding))
 
 
 def piece_gradient(piece: Piece, recording: tape.Recording, module: nn.Module, g: dict, samples: int) -> Tensor:

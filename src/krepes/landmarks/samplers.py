@@ -19,9 +19,13 @@ BLOCK = 64
 
 
 class Columns(Protocol):
-    """Access to a kernel among a pool: its diagonal (pool,) and chosen columns (pool, c)."""
+    """Access to a kernel among a pool: its diagonal (pool,) and chosen columns (pool, c).
+
+    `rounding` (pool,) is the size of the diagonal's rounding error; that of an entry is the mean of its two samples'.
+    """
 
     diagonal: Tensor
+    rounding: Tensor
 
     def columns(self, chosen: Tensor) -> Tensor: ...
 
@@ -72,13 +76,13 @@ class KMeansPlusPlus(_Settings):
         """Indices (m,) into the pool."""
         k_ii = kernel.diagonal.cpu()
         first = torch.randint(len(k_ii), (1,), generator=generator)
-        weight = _square_distance(kernel.columns(first).cpu(), k_ii, first)[:, 0]
+        weight = _square_distance(kernel, first)[:, 0]
         chosen = first.tolist()
         while len(chosen) < m:
             proposals = _propose(weight, chosen, k_ii.max(), generator)
             if proposals is None:
                 return _fill(chosen, len(k_ii), m, generator)
-            distances = _square_distance(kernel.columns(proposals).cpu(), k_ii, proposals)
+            distances = _square_distance(kernel, proposals)
             before = weight[proposals]
             accept = torch.rand(len(proposals), generator=generator, dtype=torch.float64)
             for j, index in enumerate(proposals.tolist()):
@@ -164,10 +168,12 @@ def default_m(n: int) -> int:
     return math.isqrt(n - 1) + 1 if n > 1 else 1
 
 
-def _square_distance(columns: Tensor, k_ii: Tensor, chosen: Tensor) -> Tensor:
-    d2 = (k_ii[:, None] - 2 * columns + k_ii[chosen][None]).clamp_min(0)
-    # rounding of the encoder's float32 leaves duplicates of a landmark a positive distance; it must not draw them
-    return torch.where(d2 <= 4 * torch.finfo(torch.float32).eps * k_ii.max(), 0.0, d2)
+def _square_distance(kernel: Columns, chosen: Tensor) -> Tensor:
+    """Squared distances in feature space (pool, c); zero where they are no more than rounding."""
+    k_ii, rounding = kernel.diagonal.cpu(), kernel.rounding.cpu()
+    d2 = (k_ii[:, None] - 2 * kernel.columns(chosen).cpu() + k_ii[chosen][None]).clamp_min(0)
+    # rounding leaves duplicates of a landmark a positive distance; it must not draw them
+    return torch.where(d2 <= 4 * (rounding[:, None] + rounding[chosen][None]), 0.0, d2)
 
 
 def _propose(weight: Tensor, chosen: list[int], scale: Tensor, generator: torch.Generator) -> Tensor | None:

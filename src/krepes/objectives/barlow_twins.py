@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from krepes.objectives.base import Problem, QuadraticTerm
+from krepes.objectives.base import Problem, QuadraticTerm, check_constants
 from krepes.objectives.moments import Moments
 
 
@@ -27,6 +27,9 @@ class BarlowTwins:
     scale: float = 1.0
     name: ClassVar[str] = "barlow_twins"
     streaming: ClassVar[bool] = False
+
+    def __post_init__(self):
+        check_constants(self, at_least_zero=("weight",), positive=("eps", "scale"))
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The loss of embeddings (n, h)."""

@@ -4,14 +4,17 @@ The generalised Gauss–Newton matrix Jₛᵀ ∇²ψ Jₛ is then positive semi
 ψ is not convex: its Hessian in the embeddings is indefinite, and so would the matrix be.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vjp
 
+from krepes.errors import ConfigError
 from krepes.objectives.moments import Form
 
 Inner = Any  # a tensor or a tuple of tensors
@@ -217,3 +220,19 @@ class Objective(Protocol):
     def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The loss of two views' embeddings (n, h), as the encoder was trained with; differentiable scalar."""
         ...
+
+
+def check_constants(objective: Any, at_least_zero: tuple[str, ...] = (), positive: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError where a constant is no finite number, or too small."""
+    for name in (*at_least_zero, *positive):
+        value = getattr(objective, name)
+        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value < 0 or (name in positive and value == 0):
+            wanted = "a positive number" if name in positive else "a number, at least 0"
+            raise ConfigError(f"{objective.name}: {name}={value!r}; expected {wanted}")
+
+
+def check_batch_size(value: Any) -> None:
+    """Raise ConfigError for a number of pairs that no batch can have."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 2):
+        raise ConfigError(f"batch_size={value!r}; expected at least 2 pairs, or None for one batch")

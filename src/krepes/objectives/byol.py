@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from krepes.errors import ConfigError
-from krepes.objectives.base import Problem
+from krepes.objectives.base import Problem, check_batch_size, check_constants
 from krepes.objectives.moments import Moments
 from krepes.objectives.pairs import Pairs, normalise, streamed, unit, unit_tangent
 
@@ -39,6 +39,8 @@ class BYOL:
     def __post_init__(self):
         if self.predictor not in ("identity", "ridge"):
             raise ConfigError(f"predictor={self.predictor!r} is unknown; expected 'identity' or 'ridge'")
+        check_constants(self, positive=("predictor_ridge",))
+        check_batch_size(self.batch_size)
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The loss of predictions z_a and targets z_b in one direction (n, h)."""

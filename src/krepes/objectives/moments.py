@@ -17,6 +17,8 @@ class Moments:
         n: number of samples.
         sum_a, sum_b: Σφ_a, Σφ_b (r,).
         aa, bb, ab: Σφ_aφ_aᵀ, Σφ_bφ_bᵀ, Σφ_aφ_bᵀ (r, r).
+        dd: Σ(φ_a − φ_b)(φ_a − φ_b)ᵀ (r, r), for objectives that need it: the other three give it, too, but where the
+            views are close, as a small difference of large numbers. None: not summed.
     """
 
     n: int
@@ -25,9 +27,10 @@ class Moments:
     aa: Tensor
     bb: Tensor
     ab: Tensor
+    dd: Tensor | None = None
 
     @classmethod
-    def of(cls, phi_a: Tensor, phi_b: Tensor) -> "Moments":
+    def of(cls, phi_a: Tensor, phi_b: Tensor, difference: bool = False) -> "Moments":
         """Moments of one block of paired features (B, r): products in the features' type, sums in float64.
 
         A float32 product over a block of a few thousand samples keeps 1e-7; blocks are added in float64.
@@ -35,7 +38,8 @@ class Moments:
         r = phi_a.shape[1]
         sums = (phi.sum(0, dtype=torch.float64) for phi in (phi_a, phi_b))
         a, b = aligned(phi_a), aligned(phi_b)
-        return cls(len(a), *sums, *(m[:r, :r].contiguous() for m in (gram(a), gram(b), (a.T @ b).double())))
+        products = [gram(a), gram(b), (a.T @ b).double()] + ([gram(a - b)] if difference else [])
+        return cls(len(a), *sums, *(m[:r, :r].contiguous() for m in products))
 
     def add_(self, other: "Moments") -> "Moments":
         """Add another part's sums in place."""
@@ -55,8 +59,9 @@ class Moments:
         return Moments(self.n + sign * other.n, *(x + sign * y for x, y in pairs))
 
     def tensors(self) -> dict[str, Tensor]:
-        """The five sums by name, for storage."""
-        return {"sum_a": self.sum_a, "sum_b": self.sum_b, "aa": self.aa, "bb": self.bb, "ab": self.ab}
+        """The sums by name, for storage."""
+        sums = {"sum_a": self.sum_a, "sum_b": self.sum_b, "aa": self.aa, "bb": self.bb, "ab": self.ab}
+        return sums if self.dd is None else sums | {"dd": self.dd}
 
     @property
     def mean_a(self) -> Tensor:
@@ -81,8 +86,8 @@ class Moments:
 
     def difference_form(self, weight: float = 1.0) -> "Form":
         """weight · E[(φ_a − φ_b)(φ_a − φ_b)ᵀ]."""
-        matrix = (self.aa + self.bb - self.ab - self.ab.T) * (weight / self.n)
-        return Form(matrix, ((weight, "d", "d"),), self.n)
+        dd = self.aa + self.bb - self.ab - self.ab.T if self.dd is None else self.dd
+        return Form(dd * (weight / self.n), ((weight, "d", "d"),), self.n)
 
     def uncentred_form(self, *pairs: str) -> "Form":
         """The mean of E[φ_aφ_aᵀ] and the like over pairs "aa", "bb", "ab", "ba"."""

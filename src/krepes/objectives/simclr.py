@@ -7,8 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from krepes.errors import ConfigError
-from krepes.objectives.base import Problem
+from krepes.objectives.base import Problem, check_batch_size, check_constants
 from krepes.objectives.pairs import Pairs, normalise, streamed, unit, unit_tangent
 
 ROWS = 256  # rows of the 2N × 2N matrices at a time: they stay in the cache, and memory stays linear in N
@@ -32,8 +31,8 @@ class SimCLR:
     streaming: ClassVar[bool] = True
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature={self.temperature}; expected a positive number")
+        check_constants(self, positive=("temperature",))
+        check_batch_size(self.batch_size)
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The loss of embeddings (N, h)."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from krepes.objectives.base import Problem, QuadraticTerm
+from krepes.objectives.base import Problem, QuadraticTerm, check_constants
 from krepes.objectives.moments import Moments
 
 
@@ -34,6 +34,10 @@ class VICReg:
     halve_hinge: bool = True
     name: ClassVar[str] = "vicreg"
     streaming: ClassVar[bool] = False
+    difference: ClassVar[bool] = True  # needs the moments of φ_a − φ_b
+
+    def __post_init__(self):
+        check_constants(self, at_least_zero=("invariance", "variance", "covariance", "ddof"), positive=("eps",))
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The loss of embeddings (n, h)."""

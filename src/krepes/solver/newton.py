@@ -156,14 +156,15 @@ def solve(
         generator: of the Hutchinson probes.
         progress: called with a phrase after each solve.
     """
-    B, outcome, iterations, products, first_loss = B0, None, 0, 0, math.nan
+    B, outcome, problem, iterations, products = B0, None, None, 0, 0
     for _ in range(settings.steps):
         problem = make_problem(B)
         dB, outcome = _one_step(settings, problem, B, eigenvalues, generator, progress)
-        first_loss = outcome.loss_before if math.isnan(first_loss) else first_loss
         iterations, products = iterations + outcome.iterations, products + outcome.products
         B = B + dB
     assert outcome is not None
+    assert problem is not None
+    first_loss = outcome.loss_before if settings.steps == 1 else float(problem.value(B0))
     outcome = replace(outcome, iterations=iterations, products=products, loss_before=first_loss)
     return Step(B - B0, replace(outcome, message=_message(outcome, problem.size)))
 

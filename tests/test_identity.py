@@ -1,0 +1,193 @@
+"""What belongs together: finished blocks, saved runs and given samples are only used for what they were made for."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from typer.testing import CliRunner
+
+import krepes
+from krepes import Auditor, BarlowTwins, Newton, SimCLR, VICReg
+from krepes.cli import app
+from krepes.errors import ConfigError, DataError, KrepesWarning, RunFolderError
+from krepes.files import one_writer
+
+X = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Noise(nn.Module):
+    """Its printed form says nothing of its strength."""
+
+    def __init__(self, std: float):
+        super().__init__()
+        self.std = std
+
+    def forward(self, batch, generator):
+        return batch + self.std * torch.randn(batch.shape, generator=generator)
+
+
+class Net(nn.Module):
+    """Two networks of one printed form and the same weights."""
+
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two, self.function = nn.Linear(6, 12), nn.Linear(12, 4), function
+
+    def forward(self, x):
+        return self.two(self.function(self.one(x)))
+
+
+def fitted(network: nn.Module | None = None, objective=None, views=None, work=None, **settings) -> Auditor:
+    settings = {"landmarks": 30, "newton": Newton(damping=0.1)} | settings
+    auditor = Auditor((network or Net(torch.relu)).eval(), objective or BarlowTwins(), **settings)
+    return auditor.fit(X, views or Noise(0.3), work=work, work_key="noise")
+
+
+def test_blocks_of_another_forward_pass_are_not_used(tmp_path):
+    fitted(Net(torch.relu), work=tmp_path)
+    again = fitted(Net(torch.tanh), work=tmp_path)
+    assert torch.equal(again.dA_, fitted(Net(torch.tanh)).dA_)
+
+
+def test_blocks_of_other_views_are_not_used(tmp_path):
+    fitted(views=Noise(0.1), work=tmp_path)
+    assert torch.equal(fitted(views=Noise(1.0), work=tmp_path).dA_, fitted(views=Noise(1.0)).dA_)
+
+
+def test_a_work_folder_in_use_is_refused(tmp_path):
+    with one_writer(tmp_path), pytest.raises(RunFolderError, match="another process"):
+        fitted(objective=SimCLR(batch_size=64), work=tmp_path)
+
+
+def test_attributions_to_other_samples_are_refused(tmp_path):
+    auditor = fitted()
+    loaded = krepes.load(auditor.save(tmp_path / "run"), encoder=Net(torch.relu).eval())
+    direction = [1.0, 0, 0, 0]
+    for one in (auditor, loaded):
+        with pytest.raises(DataError, match="not those that the auditor was fitted on"):
+            one.attribute(X[:2], direction, source=X[:200], views=Noise(0.3))
+        scores = one.attribute(X[:2], direction, source=X, views=Noise(0.3))
+        torch.testing.assert_close(scores, auditor.attribute(X[:2], direction), rtol=1e-3, atol=1e-6)
+
+
+def test_unconverged_attributions_warn():
+    auditor = fitted(newton=Newton(damping=1e-4, max_iter=3))
+    with (
+        pytest.warns(KrepesWarning, match="adjoint solves did not converge"),
+        pytest.warns(KrepesWarning, match="step itself did not converge"),
+    ):
+        auditor.attribute(X[:2], [1.0, 0, 0, 0])
+
+
+def test_a_run_of_other_settings_is_not_overwritten(tmp_path):
+    fitted().save(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="other objective"):
+        fitted(objective=VICReg()).save(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="other landmarks"):
+        fitted(landmarks=list(range(30))).save(tmp_path / "run")
+    fitted().save(tmp_path / "run")
+
+
+def test_loaded_auditors_know_their_errors_and_trust(tmp_path):
+    auditor = fitted(kernel=krepes.NTK("sketch", sketch=4))
+    loaded = krepes.load(auditor.save(tmp_path / "run"), encoder=Net(torch.relu).eval())
+    assert loaded.kernel_error_ == auditor.kernel_error_
+    assert auditor.kernel_error_ is not None
+    (tmp_path / "run" / "trust.json").write_text(json.dumps(auditor.trust_.as_dict()))
+    assert krepes.load(tmp_path / "run", encoder=Net(torch.relu).eval()).trust_ == auditor.trust_
+
+
+def test_a_sketch_tells_its_error():
+    """The spread of the directions' kernels is about what the exact trace says."""
+    network = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 16)).eval()
+    exact = fitted(network, kernel=krepes.NTK("trace", center=False, cosine=False)).fit_.rows
+    found, told = [], []
+    for seed in range(8):
+        kernel = krepes.NTK("sketch", sketch=8, center=False, cosine=False, seed=seed)
+        auditor = fitted(network, kernel=kernel, landmarks=[*range(60)])
+        few = auditor.fit_.rows.landmarks
+        reference = krepes.kernel.ntk.KernelRows(exact.settings, exact.gradients, few).K_mm
+        found.append(float((auditor.fit_.rows.K_mm - reference).norm() / reference.norm()))
+        assert auditor.kernel_error_ is not None
+        told.append(auditor.kernel_error_.raw)
+    assert 0.5 < sum(told) / sum(found) < 2
+
+
+# ------------------------------------------------------------------ configurations
+
+
+@pytest.fixture
+def config(tmp_path):
+    torch.manual_seed(0)
+    save_file(krepes.encoders.MLP(3, (8,), 4).state_dict(), tmp_path / "w.safetensors")
+    frame = pd.DataFrame(torch.randn(200, 3, generator=torch.Generator().manual_seed(1)).numpy(), columns=list("abc"))
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    krepes.data.TableSchema.fit(frame).save(tmp_path / "schema.json")
+    (tmp_path / "a.yaml").write_text(
+        "encoder: {factory: 'krepes.encoders:MLP', args: {n_in: 3, hidden: [8], n_out: 4}, weights: w.safetensors}\n"
+        "data: {table: t.csv, schema: schema.json}\nviews: {name: gaussian, std: 0.3}\n"
+        "objective: {name: barlow_twins, weight: 5e-3}\nlandmarks: {m: 20}\nnewton: {max_iter: 400, tol: 1e-5}\n"
+    )
+    return tmp_path / "a.yaml"
+
+
+def audit(config, *arguments):
+    return CliRunner().invoke(app, ["audit", str(config), "-o", str(config.parent / "run"), *arguments])
+
+
+def test_numbers_and_defaults_are_what_a_reader_takes_them_for(config):
+    assert audit(config).exit_code == 0
+    settings = json.loads((config.parent / "run" / "manifest.json").read_text())["settings"]
+    assert settings["objective"]["weight"] == 5e-3
+    assert settings["newton"]["damping"] == "auto"
+    assert settings["newton"]["tol"] == 1e-5
+
+
+def test_a_damaged_complete_run_is_made_again(config):
+    folder = config.parent / "run"
+    assert audit(config).exit_code == 0
+    before = (folder / "influence.parquet").read_bytes()
+    (folder / "influence.parquet").write_bytes(before[:-7])
+    (folder / "report.html").unlink()
+    result = audit(config)
+    assert result.exit_code == 0
+    assert "influence.parquet, report.html" in result.output
+    assert "made again" in result.output
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(folder / "influence.parquet"), pd.read_parquet(__import__("io").BytesIO(before))
+    )
+    assert (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("report.explain=[nope]", "unknown samples: nope"),
+        ("objective.weight=-1", "weight=-1; expected a number, at least 0"),
+        ("objective.weight=small", "weight='small'"),
+        ("views.rate=0.3", "views.rate is no setting of gaussian"),
+        ("device=cuda:7", "cannot be used here"),
+        ('title="a', "not valid YAML"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_computed(config, override, message):
+    result = audit(config, "--set", override)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert not (config.parent / "run" / "manifest.json").exists()
+
+
+def test_a_run_folder_calls_no_function(config, tmp_path):
+    assert audit(config).exit_code == 0
+    path = config.parent / "run" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    marker = tmp_path / "executed"
+    manifest["encoder"] |= {"factory": "os:system", "args": {"command": f"touch {marker}"}}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="not called unseen"):
+        krepes.load(config.parent / "run")
+    assert not marker.exists()
