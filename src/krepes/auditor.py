@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from krepes import influence, objectives, pipeline
 from krepes.audit import attribution
 from krepes.audit.trust import TrustGate, assess
-from krepes.data.source import Source, as_source
+from krepes.data.source import Source, Subset, as_source
 from krepes.data.stream import (
     VIEW_BLOCK,
     SubsetViews,
@@ -40,6 +41,7 @@ from krepes.work import Work, key_of
 
 if TYPE_CHECKING:
     from krepes.audit.concepts import Concept
+    from krepes.audit.feature_gap import Tops
 
 BLOCK = 256  # samples per block of the scores that are returned as one table
 
@@ -363,6 +365,105 @@ class Auditor:
 
         f = sets(self, positive, negative, name, self.settings.seed)
         return concept(self, *f, name, self.settings.seed, draws)
+
+    def feature_gap(
+        self,
+        table: pd.DataFrame | None = None,
+        columns: Sequence[str] | None = None,
+        *,
+        samples: Any = None,
+        top_k: int = 10,
+    ) -> pd.DataFrame:
+        """The alignment gap of raw columns: what samples share with the landmarks that move them, more than with any.
+
+        AG_ξ is the mean over test points of the influence-weighted agreement with their top landmarks minus the mean
+        agreement with all landmarks. Numbers agree by 1 − min(|Δ|/Δ_ξ, 1), Δ_ξ the distance of the column's 1 % and
+        99 % quantiles; categories, booleans and missing cells by equality; ordered categoricals count as numbers.
+
+        Args:
+            table: one row per audited sample, in raw units; default the samples' own table.
+            columns: which; default all that can be compared.
+            samples: the test points, as a query, ids or a mask; default 1,000 drawn with the seed. Landmarks among
+                them are left out.
+            top_k: landmarks per test point.
+
+        Returns:
+            one row per column, largest gap first: column, kind, gap, low, high (95 % bootstrap over test points and
+            landmarks), agreement, random, p (landmarks' values permuted), q (Benjamini–Hochberg), n, missing,
+            explained_by (a column within whose groups nothing of the gap is left) and gap_given (what is left there).
+
+        Raises:
+            DataError: no table, another number of rows, a listed column that is constant or names rows, or fewer than
+                20 test points.
+
+        Source: the paper, §3; the statistics are described in docs/method.md.
+        """
+        from krepes.audit.feature_gap import features, gap_table
+
+        table = self._raw_table(table)
+        return gap_table(features(table, columns), self._tops(samples, top_k), self.settings.seed)
+
+    def group_gap(
+        self, column: str, table: pd.DataFrame | None = None, *, samples: Any = None, top_k: int = 10
+    ) -> pd.DataFrame:
+        """`feature_gap` of one categorical column within each of its groups of test points.
+
+        Returns:
+            one row per group: column, group, gap, low, high, share (of the group's influence that comes from landmarks
+            of the same group), random (share of landmarks), n, landmarks, small (fewer than 100 test points). Fewer
+            than 20 have no interval.
+        """
+        from krepes.audit.feature_gap import features, group_table
+
+        (feature,) = features(self._raw_table(table), [column])
+        return group_table(feature, self._tops(samples, top_k), self.settings.seed)
+
+    def feature_influence(self, x: Any, rows: pd.DataFrame, column: str, table: pd.DataFrame | None = None) -> Tensor:
+        """Sample influence × agreement in one raw column, (t, m).
+
+        Args:
+            x: samples (t, ...).
+            rows: their raw rows (t rows).
+            column: of both tables.
+            table: one raw row per audited sample; default the samples' own table.
+        """
+        from krepes.audit.feature_gap import features
+
+        table = self._raw_table(table)
+        scores = self.influence(x)
+        if len(rows) != len(scores):
+            raise DataError(f"rows has {len(rows)} rows for {len(scores)} samples; expected one each")
+        if column not in rows.columns:
+            raise ConfigError(f"column '{column}' is not in rows; it has {', '.join(map(str, rows.columns))}")
+        if column not in table.columns:
+            raise ConfigError(f"column '{column}' is not in the table; it has {', '.join(map(str, table.columns))}")
+        both = pd.DataFrame({column: pd.concat([table[column], rows[column]], ignore_index=True)})
+        (feature,) = features(both, [column])
+        points, landmarks = np.arange(len(table), len(both)), np.asarray(self.fit_.indices)
+        return scores * torch.as_tensor(feature.agreement(points[:, None], landmarks[None])).to(scores)
+
+    def _raw_table(self, table: pd.DataFrame | None) -> pd.DataFrame:
+        found = self.source_.metadata() if table is None else table
+        if found is None:
+            raise DataError("the audited samples have no table; give one: a raw row for each of them")
+        if len(found) != len(self.source_):
+            raise DataError(
+                f"the table has {len(found)} rows for {len(self.source_)} audited samples; expected one each"
+            )
+        return found
+
+    def _tops(self, samples: Any, top_k: int) -> "Tops":
+        """Test points among the audited samples and their top landmarks."""
+        from krepes.audit.feature_gap import SAMPLES, Tops
+        from krepes.audit.selection import positions
+
+        source, seed = self.source_, self.settings.seed
+        if samples is None:
+            chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:SAMPLES])
+        else:
+            chosen = positions(source, samples, "samples")
+        influence = self.influence(Subset(source, chosen)).cpu().numpy()
+        return Tops.of(chosen, np.asarray(self.fit_.indices), influence, top_k)
 
     def counterfactual(
         self, remove: Any, *, keep_landmarks: bool = False, source: Any = None, views: Views | None = None
