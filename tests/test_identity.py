@@ -74,6 +74,37 @@ def test_attributions_to_other_samples_are_refused(tmp_path):
         torch.testing.assert_close(scores, auditor.attribute(X[:2], direction), rtol=1e-3, atol=1e-6)
 
 
+def test_other_views_are_refused(tmp_path):
+    auditor = fitted()
+    loaded = krepes.load(auditor.save(tmp_path / "run"), encoder=Net(torch.relu).eval())
+    with pytest.raises(DataError, match="these views are not those"):
+        loaded.counterfactual(["3"], source=X, views=Noise(1.0))
+    loaded.counterfactual(["3"], source=X, views=Noise(0.3), keep_landmarks=True)
+
+
+def test_views_and_samples_that_do_not_repeat_are_refused():
+    with pytest.raises(DataError, match="draw all its randomness from the generator"):
+        fitted(views=lambda batch, generator: batch + torch.randn_like(batch))
+
+    class Random(torch.utils.data.Dataset):
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, index):
+            return X[index] + torch.randn(6)
+
+    with pytest.raises(DataError, match="other samples when it is read again"):
+        Auditor(Net(torch.relu).eval(), landmarks=10).fit(Random(), Noise(0.3))
+
+
+def test_a_precision_that_rounds_nothing_changes_nothing():
+    few = {"landmarks": list(range(60)), "newton": Newton(damping=0.1)}
+    plain, tf32 = (fitted(engine=krepes.Engine(precision=p), **few) for p in ("float32", "tf32"))
+    if not torch.cuda.is_available():
+        assert tf32.fit_.nystrom.rank == plain.fit_.nystrom.rank
+        torch.testing.assert_close(tf32.dA_, plain.dA_)
+
+
 def test_unconverged_attributions_warn():
     auditor = fitted(newton=Newton(damping=1e-4, max_iter=3))
     with (

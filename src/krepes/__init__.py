@@ -1,6 +1,7 @@
 """krepes: explain self-supervised representations without labels."""
 
 from krepes import errors, objectives
+from krepes.audit.movement import movement
 from krepes.auditor import Auditor
 from krepes.engine import Engine
 from krepes.kernel.ntk import NTK
@@ -27,5 +28,6 @@ __all__ = [
     "VICReg",
     "errors",
     "load",
+    "movement",
     "objectives",
 ]

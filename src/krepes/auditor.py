@@ -26,13 +26,14 @@ from krepes.data.stream import (
     make_views,
     names,
     paired_views,
+    probe_of,
     read,
 )
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import Engine
 from krepes.engine import rank_tolerance as cut_at
 from krepes.errors import ConfigError, DataError, NotFittedError
-from krepes.files import one_writer
+from krepes.files import one_writer, remove_unfinished
 from krepes.kernel.ntk import NTK, KernelError, gradient_map
 from krepes.landmarks import KMeansPlusPlus, Sampler
 from krepes.progress import Progress
@@ -140,6 +141,7 @@ class Auditor:
         if work is None:
             return self.fit_with(source, views, Work())
         with one_writer(Path(work)):
+            remove_unfinished(Path(work))
             return self.fit_with(source, views, Work(Path(work), self._work_key(source, views, work_key)))
 
     def fit_with(self, source: Source, views: Views, work: Work) -> "Auditor":
@@ -176,7 +178,7 @@ class Auditor:
         The forward pass and a view's settings are code, which no fingerprint of weights or names sees.
         """
         first = read(source, range(min(3, len(source))))
-        gradients = gradient_map(self.settings.kernel, self.encoder, first)
+        gradients = gradient_map(self.settings.kernel, self.encoder, probe_of(source))
         pair = make_views(source, views, range(min(VIEW_BLOCK, len(source))), self.settings.seed)
         seen = {"outputs": self.encoder(first), "kernel": gradients(first).inner(gradients(first)),
                 "view a": pair[0][: len(first)], "view b": pair[1][: len(first)]}  # fmt: skip
@@ -238,7 +240,7 @@ class Auditor:
             the table of `kernel_plan_`, and the memory plan as a sentence.
         """
         source = as_source(source)
-        gradients = gradient_map(self.settings.kernel, self.encoder, read(source, range(min(3, len(source)))))
+        gradients = gradient_map(self.settings.kernel, self.encoder, probe_of(source))
         return gradients.table(), pipeline.planned_memory(self.settings, gradients, len(source)).sentence()
 
     @property
@@ -465,6 +467,48 @@ class Auditor:
         influence = self.influence(Subset(source, chosen)).cpu().numpy()
         return Tops.of(chosen, np.asarray(self.fit_.indices), influence, top_k)
 
+    @property
+    def spectral_entropy_(self) -> float:
+        """Entropy of the spectrum of ÃᵀÃ over log h, in [0, 1]: a label-free figure for choosing λ, m or a checkpoint.
+
+        Source: the paper, §3.
+        """
+        from krepes.audit.spectrum import spectral_entropy
+
+        return spectral_entropy(self.A0_ + self.dA_)
+
+    def entropy_path(self, dampings: Sequence[float] = (10.0, 1.0, 0.1, 0.01, 0.001)) -> pd.DataFrame:
+        """`spectral_entropy_` as a function of the relative damping λ, from one multi-shift solve.
+
+        Returns:
+            one row per λ, largest first: damping, entropy, loss, gain_ratio, residual.
+        """
+        from krepes.audit.spectrum import entropy_path
+
+        return entropy_path(self, dampings)
+
+    def evaluate(self, x: Any, labels: Any, landmark_labels: Any) -> pd.DataFrame:
+        """Figures that need labels: class coverage κ, precision@1, confidence drop, probe accuracies and Kendall's τ.
+
+        Labels are used here and nowhere else. Test samples that are landmarks are left out.
+
+        Args:
+            x: test samples (t, ...).
+            labels: their classes (t,).
+            landmark_labels: classes of the landmarks (m,), in the order of `landmark_ids_`.
+
+        Returns:
+            one row per figure: figure, value, low, high (95 % bootstrap over test samples), n, note.
+
+        Raises:
+            DataError: labels that do not fit or are missing, one class alone, or fewer than 20 test samples.
+
+        Source: the paper, §3 and §4; the protocols are described in docs/method.md.
+        """
+        from krepes.audit.evaluation import evaluate
+
+        return evaluate(self, x, labels, landmark_labels, self.settings.seed)
+
     def counterfactual(
         self, remove: Any, *, keep_landmarks: bool = False, source: Any = None, views: Views | None = None
     ) -> "Auditor":
@@ -492,7 +536,8 @@ class Auditor:
         source, views = self._trained_on(source, views)
         removed = positions(source, remove, "remove")
         refit = without(
-            fitted, self.settings, self.encoder, source, views, removed, keep_landmarks, self.progress
+            fitted, self.settings, self.encoder, source, views, removed, self.landmark_ids_, self._source or source,
+            keep_landmarks, self.progress,
         )  # fmt: skip
         other = copy(self)
         other._fit, other._source, other._training, other._views = refit.fit, refit.shown, refit.training, refit.views
@@ -514,6 +559,15 @@ class Auditor:
                 )
         if views is None and (self._views is None or (source is not None and not callable(self._views))):
             raise NotFittedError("this auditor holds no views of these samples; give source=… and views=…")
+        if views is not None and self._behaviour is not None:
+            views, first = check_views(views, found), min(3, len(found))
+            pair = make_views(found, views, range(min(VIEW_BLOCK, len(found))), self.settings.seed)
+            for name, view in zip(("view a", "view b"), pair, strict=True):
+                if not np.allclose(checks(view[:first]), self._behaviour[name], rtol=1e-3, atol=1e-5):
+                    raise DataError(
+                        "these views are not those that the auditor was fitted with: they make something else of the "
+                        "first samples. Give the same views, with the same settings."
+                    )
         views = self._views if views is None else check_views(views, found)
         assert views is not None
         return found, views
@@ -568,6 +622,7 @@ class Auditor:
     _trust: TrustGate | None = None
     _landmark_ids: list[str]
     _data_print: str | None = None  # of the training samples, for a loaded auditor
+    _behaviour: dict[str, list[float]] | None = None  # of its views on the first samples
 
 
 def checks(values: Tensor) -> list[float]:

@@ -16,13 +16,36 @@ from torch import Tensor
 
 from krepes import landmarks as landmark_stage
 from krepes.data.source import Source
-from krepes.data.stream import VIEW_BLOCK, Views, ahead, blocks, make_views, names, paired_views, read, shards
+from krepes.data.stream import (
+    VIEW_BLOCK,
+    SubsetViews,
+    Views,
+    ahead,
+    blocks,
+    check_repeatable,
+    make_views,
+    names,
+    paired_views,
+    probe_of,
+    read,
+    shards,
+)
 from krepes.encoders.frozen import FrozenEncoder
-from krepes.engine import STORES, Engine, MemoryPlan, parse_bytes, plan_memory
+from krepes.engine import STORES, Engine, MemoryPlan, plan_memory, rank_tolerance
 from krepes.errors import LandmarkError
 from krepes.features import FeatureStore, Recomputed
 from krepes.kernel.gradients import GradientMap
-from krepes.kernel.ntk import NTK, KernelColumns, KernelError, KernelRows, LinearColumns, gradient_map, kernel_error
+from krepes.kernel.ntk import (
+    NTK,
+    PROBE,
+    KernelColumns,
+    KernelError,
+    KernelRows,
+    LinearColumns,
+    gradient_map,
+    kernel_error,
+    rounding_error,
+)
 from krepes.landmarks.samplers import Sampler, default_m
 from krepes.nystrom import Nystrom, decompose
 from krepes.objectives import BYOL, Moments, Objective, Problem
@@ -31,6 +54,7 @@ from krepes.progress import Progress
 from krepes.solver import Newton, Outcome, Step, solve
 from krepes.work import Work
 
+UNROUNDED = 1e-6  # relative error of a kernel that was computed in float32
 PILOT = 256  # pool members whose mean stands for the landmarks' while landmarks are searched
 
 
@@ -86,14 +110,15 @@ def fit(
     work = work or Work()
     n = len(source)
     with progress.stage("encoder") as note:
-        gradients = gradient_map(settings.kernel, encoder, read(source, range(min(3, n))))
+        check_repeatable(source, views, settings.seed)
+        gradients = gradient_map(settings.kernel, encoder, probe_of(source))
         h = settings.n_components or encoder.n_outputs or 0
         memory = planned_memory(settings, gradients, n)
         note(gradients.summary())
     progress.say(f"memory     {memory.sentence()}")
 
     with progress.stage("landmarks") as note:
-        indices = kept_landmarks(settings, source, gradients, work)
+        indices = kept_landmarks(settings, source, gradients, memory, work)
         rows = KernelRows(
             settings.kernel, gradients, read(source, indices), names(source, indices),
             memory.tile, memory.keep, settings.engine.precision,
@@ -103,7 +128,7 @@ def fit(
         note(f"{len(indices)} of {n} samples{measured}")
 
     with progress.stage("nystrom") as note:
-        nystrom = decompose(rows.K_mm, h, settings.rank_tolerance)
+        nystrom = decompose(rows.K_mm, h, rank_cut(settings, rows))
         note(f"rank {nystrom.rank}, representation in {h} dimensions")
 
     with progress.stage("views", total=n) as note:
@@ -123,6 +148,16 @@ def fit(
 
     A0, dA = nystrom.dual(nystrom.B0), nystrom.dual(step.dB)
     return Fit(indices, rows, nystrom, moments, step, A0, dA, memory, error)
+
+
+def rank_cut(settings: Settings, rows: KernelRows) -> float:
+    """The settings' cut; float32's where the device did not round the rows as the precision allows."""
+    dtype, precision = rows.gradients.encoder.dtype, settings.engine.precision
+    if precision == "float32" or settings.rank_tolerance != rank_tolerance(dtype, precision):
+        return settings.rank_tolerance
+    error = rounding_error(rows, rows.landmarks[:PROBE], rows.gradients.project)
+    rounded = error is None or error.raw > UNROUNDED
+    return settings.rank_tolerance if rounded else rank_tolerance(dtype, "float32")
 
 
 def planned_memory(settings: Settings, gradients: GradientMap, n: int) -> MemoryPlan:
@@ -145,17 +180,19 @@ def count_landmarks(settings: Settings, n: int) -> int:
     return m
 
 
-def kept_landmarks(settings: Settings, source: Source, gradients: GradientMap, work: Work) -> list[int]:
+def kept_landmarks(
+    settings: Settings, source: Source, gradients: GradientMap, memory: MemoryPlan, work: Work
+) -> list[int]:
     """The landmarks that an earlier run chose, or new ones."""
     kept = work.load("landmarks")
     if kept is not None:
         return kept["indices"].tolist()
-    indices = choose_landmarks(settings, source, gradients)
+    indices = choose_landmarks(settings, source, gradients, memory)
     work.save("landmarks", {"indices": torch.tensor(indices)})
     return indices
 
 
-def choose_landmarks(settings: Settings, source: Source, gradients: GradientMap) -> list[int]:
+def choose_landmarks(settings: Settings, source: Source, gradients: GradientMap, memory: MemoryPlan) -> list[int]:
     """Positions of the landmarks in the source: ascending, or in the order in which they were given."""
     n, wanted = len(source), settings.landmarks
     if not isinstance(wanted, Sampler):
@@ -173,8 +210,9 @@ def choose_landmarks(settings: Settings, source: Source, gradients: GradientMap)
         columns = LinearColumns(samples)
     else:
         pilot = torch.randperm(pool_size, generator=generator)[:PILOT]
-        limit = parse_bytes(settings.engine.memory) // 4
-        columns = KernelColumns(settings.kernel, gradients, samples, pilot, names(source, pool.tolist()), limit)
+        columns = KernelColumns(
+            settings.kernel, gradients, samples, pilot, names(source, pool.tolist()), memory.budget // 4, memory.tile
+        )
     return pool[landmark_stage.choose(wanted, columns, m, generator)].tolist()
 
 
@@ -229,14 +267,14 @@ class Stream:
 
 def sum_moments(stream: Stream, note) -> Moments:
     """Moments of all samples from their shards, each kept when it is finished."""
-    total, difference = None, getattr(stream.settings.objective, "difference", False)
+    total = None
     for i, shard in enumerate(shards(len(stream.source))):
         name = f"moments-{i:03d}"
         kept = stream.work.load(name)
         if kept is None:
             part = None
             for block, phi_a, phi_b in stream.features(shard):
-                found = Moments.of(phi_a, phi_b, difference)
+                found = view_moments(stream.settings, phi_a, phi_b)
                 part = found if part is None else part.add_(found)
                 note(block.stop)
             assert part is not None
@@ -247,6 +285,13 @@ def sum_moments(stream: Stream, note) -> Moments:
         note(shard.stop)
     assert total is not None
     return total
+
+
+def view_moments(settings: Settings, phi_a: Tensor, phi_b: Tensor) -> Moments:
+    """Moments of a block; without centring the mean may dwarf the spread, and products need float64."""
+    if not settings.kernel.center:
+        phi_a, phi_b = phi_a.double(), phi_b.double()
+    return Moments.of(phi_a, phi_b, getattr(settings.objective, "difference", False))
 
 
 def kept_step(work: Work, nystrom: Nystrom) -> Step | None:
@@ -265,10 +310,14 @@ def moment_problem(objective: Any, moments: Moments) -> Callable[[Tensor], Probl
 
 def streamed_problem(settings: Settings, stream: Stream, note) -> Callable[[Tensor], Problem]:
     """B ↦ the objective on the features of the pairs, with BYOL's target held at B."""
-    n = len(stream.source)
+    n, place = len(stream.source), None
+    if isinstance(stream.views, SubsetViews):  # the batches of the whole, without the samples that were taken out
+        n = len(stream.views.source)
+        place = torch.full((n,), -1)
+        place[torch.as_tensor(stream.views.positions)] = torch.arange(len(stream.source))
     order = torch.randperm(n, generator=torch.Generator().manual_seed(settings.seed))
     phi_a, phi_b = pair_features(stream, note)
-    pairs = Pairs(phi_a, phi_b, order)
+    pairs = Pairs(phi_a, phi_b, order, place)
     objective: Any = settings.objective
     if isinstance(objective, BYOL):
         return lambda B: objective.problem(pairs, B)

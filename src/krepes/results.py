@@ -15,7 +15,10 @@ from torch import nn
 
 import krepes
 from krepes import objectives, pipeline
+from krepes.audit.selection import positions_of
 from krepes.audit.trust import TrustGate
+from krepes.data.source import Source
+from krepes.data.stream import spread_out
 from krepes.engine import Engine
 from krepes.errors import RunFolderError
 from krepes.files import sha256_file, write_atomically, write_json
@@ -144,7 +147,8 @@ def save_auditor(
         "fingerprints": prints,
         "samples": len(training),
         "moments_n": fit.moments.n if fit.moments is not None else None,
-        "landmark_positions": fit.indices,
+        "landmark_positions": fit.indices if training is auditor.source_ else places(training, auditor.landmark_ids_),
+        "behaviour": auditor.behaviour(*auditor._trained_on(None, None)),
         "landmark_ids": auditor.landmark_ids_,
         "outcome": fit.step.outcome.as_plain(),
         "memory": asdict(fit.memory) if fit.memory else None,
@@ -216,8 +220,7 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
         engine=settings.engine,
     )
     refuse_foreign(folder, manifest, {"encoder": auditor.encoder.fingerprint()})
-    probe = tensors["landmarks"][:3]
-    gradients = gradient_map(settings.kernel, auditor.encoder, probe)
+    gradients = gradient_map(settings.kernel, auditor.encoder, spread_out(tensors["landmarks"]))
     precision = settings.engine.precision
     rows = KernelRows(settings.kernel, gradients, tensors["landmarks"], manifest["landmark_ids"], precision=precision)
     error = manifest.get("kernel_error")
@@ -239,8 +242,15 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
     auditor._landmark_ids = manifest["landmark_ids"]
     if (folder / "trust.json").is_file():
         auditor._trust = TrustGate.of_dict(json.loads((folder / "trust.json").read_text(encoding="utf-8")))
+    auditor._behaviour = manifest.get("behaviour")
     auditor._data_print = (manifest.get("fingerprints") or {}).get("data")
     return auditor
+
+
+def places(training: Source, landmark_ids: list[str]) -> list[int]:
+    """The landmarks' positions among the training samples, −1 for those that are none."""
+    known = positions_of(training.ids, set(landmark_ids))
+    return [known.get(name, -1) for name in landmark_ids]
 
 
 def _close(was: Any, now: list[float]) -> bool:

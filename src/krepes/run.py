@@ -55,10 +55,10 @@ def run_audit(
         chosen = explained_positions(source, explain, auditor.settings.seed)
         identity = {"fingerprints": prints, "config": config, "behaviour": auditor.behaviour(source, views)}
         if overwrite and (folder / "manifest.json").exists():
-            (folder / "manifest.json").unlink()
             for name in OUTPUTS:
                 (folder / name).unlink(missing_ok=True)
             Work(folder / WORK).clear()
+            (folder / "manifest.json").unlink()  # last: without it, what remains would be a stranger's
         run = RunFolder.open(folder, identity)
         if run.found:
             console.print(run.found, highlight=False, soft_wrap=True, markup=False)

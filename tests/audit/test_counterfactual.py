@@ -1,5 +1,7 @@
 """A counterfactual equals a fresh fit on the samples that remain."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,8 @@ from krepes.encoders import MLP
 from krepes.errors import ConfigError
 
 N = 700  # three view blocks
-OBJECTIVES = [BarlowTwins(weight=0.05), VICReg(), SpectralContrastive(), SimCLR(batch_size=128), BYOL(batch_size=128)]
+# one batch of all: a smaller one has its own negatives, which a fresh division would change
+OBJECTIVES = [BarlowTwins(weight=0.05), VICReg(), SpectralContrastive(), SimCLR(batch_size=None), BYOL(batch_size=128)]
 
 
 def noisy(batch, generator):
@@ -94,6 +97,37 @@ def noisy_block(source, start):
     from krepes.data.stream import make_views
 
     return make_views(source, noisy, range(start, min(start + 256, N)), 0)
+
+
+@pytest.mark.parametrize("objective", [BarlowTwins(weight=0.05), SimCLR(batch_size=128)], ids=lambda o: o.name)
+def test_removing_one_sample_is_what_its_attribution_says(objective):
+    """The other samples keep their batches: a new division would move f more than the sample does."""
+    source, views = data()
+    full = auditor(objective, list(range(0, 600, 20))).fit(source, views)
+    x = source.batch(range(40))
+    scores = full.attribute(x, direction=[1.0, 0.0, 0.0])
+    held = replace(full.settings.newton, damping=full.outcome_.damping, relative=False)
+    full.settings = replace(full.settings, newton=held)
+    for i in (1, 333):
+        moved = (full.counterfactual([f"s{i}"]).transform(x) - full.transform(x))[:, 0]
+        assert float((moved + scores[:, i]).norm() / moved.norm()) < 0.05
+
+
+def test_counterfactuals_of_counterfactuals_name_their_landmarks(tmp_path):
+    source, views = data()
+    full = auditor(BarlowTwins(weight=0.05), list(range(10, 70))).fit(source, views)
+    one = full.counterfactual([f"s{i}" for i in (5, 7, 11, 300)], keep_landmarks=True)
+    two = one.counterfactual(["s400", "s12"], keep_landmarks=True)
+    assert two.landmark_ids_ == full.landmark_ids_
+    both = full.counterfactual([f"s{i}" for i in (5, 7, 11, 300, 400, 12)], keep_landmarks=True)
+    assert relative(two.dA_, both.dA_) < 1e-9
+    fewer = one.counterfactual(["s400"])
+    assert fewer.landmark_ids_ == [i for i in full.landmark_ids_ if i != "s11"]
+    rest = one._training
+    loaded = krepes.load(one.save(tmp_path / "run"), encoder=full.encoder.module)
+    assert loaded.landmark_ids_ == one.landmark_ids_
+    places = loaded.fit_.indices
+    assert [rest.ids[p] if p >= 0 else "s11" for p in places] == one.landmark_ids_
 
 
 def test_a_query_and_a_mask_name_the_same_samples():

@@ -313,3 +313,22 @@ def test_functional_calls_inside_a_module_are_seen():
 
     torch.manual_seed(0)
     assert_exact(Functional(), torch.randn(5, 2, 6, dtype=torch.float64))
+
+
+def test_padding_tokens_before_the_last_layer_have_no_gradient():
+    net = nn.Sequential(nn.Embedding(10, 8, padding_idx=0), nn.Tanh(), nn.Linear(8, 3)).double().eval()
+    assert_exact(net, torch.tensor([0, 3, 0, 5, 7, 3, 0, 1]))
+
+
+def test_degenerate_first_samples_hide_nothing():
+    """The probe is chosen all over the data: three samples of zeros would agree with any layout."""
+    from krepes.data import ArraySource
+    from krepes.data.stream import probe_of
+
+    x = torch.randn(50, 5, 8, dtype=torch.float64)
+    x[:3] = 0
+    probe = probe_of(ArraySource(x))
+    assert len(probe) == 3
+    assert float(torch.cdist(probe.flatten(1), probe.flatten(1)).add(torch.eye(3) * 9).min()) > 1
+    same = probe_of(ArraySource(torch.ones(50, 4)))
+    assert same.shape == (3, 4)

@@ -5,17 +5,18 @@ the removed samples are subtracted, and the step is solved again. A landmark tha
 kernel's centre, which changes every feature: then the rest is streamed again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from krepes.audit.selection import positions_of
 from krepes.data.source import Source, Subset
 from krepes.data.stream import SubsetViews, Views
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.errors import ConfigError
-from krepes.objectives import Moments
-from krepes.pipeline import Fit, Settings, Stream, moment_problem, planned_memory, streamed_problem
+from krepes.pipeline import Fit, Settings, Stream, moment_problem, planned_memory, streamed_problem, view_moments
 from krepes.pipeline import fit as fit_again
 from krepes.progress import Progress
 from krepes.solver import solve
@@ -54,13 +55,18 @@ def without(
     source: Source,
     views: Views,
     removed: np.ndarray,
+    landmark_ids: Sequence[str],
+    shown: Source,
     keep_landmarks: bool,
     progress: Progress,
 ) -> Refit:
     """The fit on the samples that remain.
 
     Args:
-        removed: ascending positions (k,).
+        source, views: the training samples.
+        removed: ascending positions (k,) among them.
+        landmark_ids: of the fit; some may not be training samples any more.
+        shown: where the fit's indices point.
         keep_landmarks: landmarks among the removed samples stay in the basis, where no objective sees them.
 
     Raises:
@@ -71,9 +77,8 @@ def without(
     if len(remaining) < FEWEST:
         raise ConfigError(f"removing {len(removed)} of {n} samples leaves {len(remaining)}; nothing can be refitted")
     rest, rest_views = subset(source, views, remaining)
-    place = np.full(n, -1)
-    place[remaining] = np.arange(len(remaining))
-    landmarks = place[fit.indices]
+    known = positions_of(rest.ids, set(landmark_ids))
+    landmarks = np.array([known.get(name, -1) for name in landmark_ids])
     lost = int((landmarks < 0).sum())
     if lost and not keep_landmarks:
         left = landmarks[landmarks >= 0].tolist()
@@ -98,12 +103,12 @@ def without(
         with progress.stage("removed samples", total=len(gone)) as note:
             moments = fit.moments
             for block, phi_a, phi_b in leaving.features(range(len(gone))):
-                moments = moments - Moments.of(phi_a, phi_b, moments.dd is not None)
+                moments = moments - view_moments(settings, phi_a, phi_b)
                 note(block.stop)
         problem = moment_problem(settings.objective, moments)
     with progress.stage("newton") as note:
         generator = torch.Generator().manual_seed(settings.seed)
         step = solve(settings.newton, problem, fit.nystrom.B0, fit.nystrom.eigenvalues, generator, note)
-    indices, shown = (fit.indices, source) if lost else (landmarks.tolist(), rest)
+    indices, shown = (fit.indices, shown) if lost else (landmarks.tolist(), rest)
     changed = replace(fit, indices=indices, moments=moments, step=step, dA=fit.nystrom.dual(step.dB), memory=memory)
     return Refit(changed, rest, rest_views, shown)

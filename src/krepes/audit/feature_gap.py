@@ -242,6 +242,12 @@ def resampled(V: np.ndarray, top_v: np.ndarray, tops: Tops, counts_t: np.ndarray
     return ((psi / np.where(total > 0, total, 1) - random) * share).sum(0) / share.sum(0)
 
 
+def gaps_of_points(one: Feature, tops: Tops) -> np.ndarray:
+    """Ψ − Ψ_rand of each test point (t,)."""
+    V = Gap(one, tops).all_agreements()
+    return (tops.weight * np.take_along_axis(V, tops.top, 1)).sum(1) - V.mean(1)
+
+
 def _missing(one: Feature) -> np.ndarray:
     return one.values == -1 if one.kind == "categorical" else np.isnan(one.values)
 
@@ -279,7 +285,7 @@ def group_table(one: Feature, tops: Tops, seed: int, level: float = 0.95) -> pd.
     generator = np.random.default_rng(seed)
     V = Gap(one, tops).all_agreements()
     top_v = np.take_along_axis(V, tops.top, 1)
-    each = (tops.weight * top_v).sum(1) - V.mean(1)
+    each = gaps_of_points(one, tops)
     mine = one.values[tops.points]
     rows = []
     for code in sorted(set(mine.tolist())):

@@ -18,7 +18,8 @@ from krepes.errors import ConfigError, DataError
 # are computed on, which are unions of these.
 VIEW_BLOCK = 256
 SHARDS = 32  # a stage is kept on disk in about so many finished parts
-SMALLEST_SHARD = 4096
+SMALLEST_SHARD, LARGEST_SHARD = 4096, 2**18  # a shard's scores are held in memory
+CANDIDATES = 32  # samples among which the encoder's probe is chosen
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ Views = Callable[[Tensor, torch.Generator], Tensor] | tuple[Any, Any] | SubsetVi
 
 def shards(n: int) -> list[range]:
     """Contiguous parts of the samples, whole view blocks each; they depend on n alone."""
-    size = max(SMALLEST_SHARD, -(-n // SHARDS))
+    size = min(max(SMALLEST_SHARD, -(-n // SHARDS)), LARGEST_SHARD)
     size += -size % VIEW_BLOCK
     return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
@@ -78,6 +79,40 @@ def read(source: Source, indices: Sequence[int]) -> Tensor:
     batch = source.batch(indices)
     check_finite(batch, names(source, indices))
     return batch
+
+
+def probe_of(source: Source) -> Tensor:
+    """Three samples on which an encoder is checked: from all over the source, different where it has such."""
+    n = len(source)
+    return spread_out(read(source, sorted({round(i * (n - 1) / (CANDIDATES - 1)) for i in range(CANDIDATES)})))
+
+
+def spread_out(batch: Tensor) -> Tensor:
+    """At most three samples of a batch, each as far as can be from those before it; equal ones only if all are."""
+    flat = batch.flatten(1).double() if batch.ndim > 1 else batch[:, None].double()
+    chosen = [int(flat.norm(dim=1).argmax())]
+    while len(chosen) < min(3, len(batch)):
+        distance = torch.cdist(flat, flat[chosen]).min(1).values
+        distance[chosen] = -1
+        chosen.append(int(distance.argmax()))
+    return batch[chosen]
+
+
+def check_repeatable(source: Source, views: Views, seed: int) -> None:
+    """Refuse samples or views that are others when they are asked for again: every stage would see its own.
+
+    Raises:
+        DataError: says which.
+    """
+    block = range(min(VIEW_BLOCK, len(source)))
+    if not torch.equal(read(source, block), read(source, block)):
+        raise DataError("the source gives other samples when it is read again: take random augmentation out of it")
+    one, other = (make_views(source, views, block, seed) for _ in range(2))
+    if not all(torch.equal(a, b) for a, b in zip(one, other, strict=True)):
+        raise DataError(
+            "views gives something else for the same batch and generator: draw all its randomness from the generator, "
+            "such as torch.randn(batch.shape, generator=generator)"
+        )
 
 
 def names(source: Source, indices: Sequence[int], remark: str = "") -> Sequence[str]:
@@ -102,7 +137,8 @@ def make_views(source: Source, views: Views, indices: range, seed: int) -> tuple
     else:
         batch, out = read(source, indices), []
         for which in (0, 1):
-            # a spread of the three numbers over 63 bits, so that no two blocks share a stream
+            # spreads the three numbers; PyTorch's CPU generator takes 32 of the bits, so that blocks of two views or
+            # seeds may share a stream, millions of samples apart
             mixed = (seed * 1_000_003 + which) * 2_654_435_761 + indices.start
             view = views(batch.clone(), torch.Generator().manual_seed(mixed % 2**63))
             if not isinstance(view, Tensor) or view.shape != batch.shape:

@@ -237,7 +237,7 @@ class GradientMap:
             head = piece.terms[0]
             call = recording.calls[head.call]
             assert isinstance(call.a, Tensor)
-            if piece.way == "factored" and last is not None and last.call == head.call:
+            if piece.way == "factored" and head.kind == "linear" and last is not None and last.call == head.call:
                 g_t, axis = last.coefficients(), last.axis
                 a = operands(head, call.a, g_t, len(batch))[0]
                 factored.append(Factored(with_bias(a) if piece.bias else a, g_t, False, axis))

@@ -129,7 +129,8 @@ class KernelRows:
                 raise LandmarkError(
                     f"{int(dead.sum())} of {len(landmarks)} landmarks have a zero kernel diagonal after centring: the "
                     "encoder gives all landmarks the same gradient (a constant or collapsed encoder, or duplicated "
-                    "landmarks). The cosine kernel is not defined there."
+                    "landmarks). The cosine kernel is not defined there. If the samples differ by less than rounding "
+                    "shows (1e-6 of the diagonal in float32), dtype=torch.float64 tells them apart."
                 )
         self.scale = 1.0
         self.K_mm = self._finish(raw.clone(), self._mean, self._diagonal)
@@ -228,6 +229,7 @@ class KernelColumns:
 
     Attributes:
         limit: bytes up to which the pool's gradient features are kept; beyond, they are computed whenever needed.
+        tile: samples whose gradients are formed together; default by `TILE_NUMBERS`.
     """
 
     settings: NTK
@@ -236,10 +238,11 @@ class KernelColumns:
     reference: Tensor
     ids: Sequence[str] | None = None
     limit: int = 4 * KEEP_NUMBERS
+    tile: int | None = None
 
     def __post_init__(self):
         per_sample = max(1, self.gradients.features_per_sample())
-        self._tile = max(1, min(ROWS, TILE_NUMBERS // per_sample))
+        self._tile = self.tile or max(1, min(ROWS, TILE_NUMBERS // per_sample))
         keep = per_sample * len(self.pool) * self.gradients.encoder.dtype.itemsize <= self.limit
         self._kept = GradientFeatures.collected(self._computed_tiles(), len(self.pool)) if keep else None
         diagonal = torch.cat([f.square_norm() for f in self._tiles()])
@@ -357,7 +360,7 @@ class KernelError:
 def kernel_error(rows: KernelRows) -> KernelError | None:
     """The error of a sketched, projected or lower-precision kernel among the first landmarks; None if it has none."""
     few = rows.landmarks[:PROBE]
-    found = [e for e in (sketch_error(rows, few), rounding_error(rows, few)) if e is not None]
+    found = [e for e in (sketch_error(rows, few), rounding_error(rows, few, None)) if e is not None]
     if not found:
         return None
     return KernelError(math.hypot(*(e.raw for e in found)), math.hypot(*(e.centred for e in found)), len(few))
@@ -376,7 +379,7 @@ def sketch_error(rows: KernelRows, few: Tensor) -> KernelError | None:
     kernels = []
     for w in directions:
         one = GradientMap(encoder, w[None], few[:3], None, plain.seed, plain.contractions)
-        kernels.append(KernelRows(plain, one, few).K_mm)
+        kernels.append(KernelRows(plain, one, few, tile=rows.tile).K_mm)
     each = torch.stack(kernels)
 
     def spread(K: Tensor) -> float:
@@ -386,19 +389,19 @@ def sketch_error(rows: KernelRows, few: Tensor) -> KernelError | None:
     return KernelError(spread(each), spread(torch.stack([double_centred(K) for K in each])), len(few))
 
 
-def rounding_error(rows: KernelRows, few: Tensor) -> KernelError | None:
-    """Of projection and precision, against the same output directions without them."""
+def rounding_error(rows: KernelRows, few: Tensor, project: int | None) -> KernelError | None:
+    """Of projection and precision, against the same output directions without them (or with that projection)."""
     gradients = rows.gradients
     if gradients.project is None and rows.precision == "float32":
         return None
     plain = replace(rows.settings, center=False, cosine=False, rescale=None, project=None)
-    exact = GradientMap(gradients.encoder, gradients.directions, few[:3], None, plain.seed, plain.contractions)
-    reference = KernelRows(plain, exact, few).K_mm
+    exact = GradientMap(gradients.encoder, gradients.directions, few[:3], project, plain.seed, plain.contractions)
+    reference = KernelRows(replace(plain, project=project), exact, few, tile=rows.tile).K_mm
 
     def found(center: bool) -> Tensor:
         """Rows as they are used, against the same samples as landmarks."""
         low = replace(plain, project=gradients.project, center=center)
-        return KernelRows(low, gradients, few, precision=rows.precision)(few)[0].double()
+        return KernelRows(low, gradients, few, tile=rows.tile, precision=rows.precision)(few)[0].double()
 
     raw = relative_error(found(False), reference)
     # centred features only differ by a constant from those that are used; double centring removes it

@@ -32,11 +32,14 @@ class Pairs:
     Attributes:
         phi_a, phi_b: features (n, r): tensors, or stores of float64, float32, float16 or bfloat16 rows.
         order: a permutation of the samples (n,), drawn once from the seed.
+        place: position in the order's samples ↦ row of the features, −1 for samples that were taken out, so that the
+            others keep their batches; None: they are the same.
     """
 
     phi_a: Tensor | Store
     phi_b: Tensor | Store
     order: Tensor
+    place: Tensor | None = None
 
     def division(self, size: int | None, samples: int | None = None) -> list[Tensor]:
         """Positions of each batch's samples, sorted: a store then reads forward, and no loss sees the order.
@@ -52,6 +55,11 @@ class Pairs:
         for index in torch.tensor_split(self.order, count):
             if samples is not None and reached >= samples:
                 break
+            if self.place is not None:
+                index = self.place[index]
+                index = index[index >= 0]
+            if len(index) == 0:
+                continue
             batches.append(index.sort().values)
             reached += len(index)
         return batches

@@ -1,0 +1,145 @@
+"""What moves between two audits of the same samples: after a counterfactual, by another objective or checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from krepes.audit.statistics import bootstrap_mean
+from krepes.errors import DataError
+
+if TYPE_CHECKING:
+    from krepes.audit.concepts import Concept
+    from krepes.auditor import Auditor
+
+REFERENCE = 500  # samples on which two representations are turned onto each other
+NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class Movement:
+    """What moved.
+
+    Attributes:
+        samples: one row per sample: sample, shift (‖f' − f‖/‖f‖ after alignment), cosine, neighbours (share of its
+            ten nearest reference samples that stay).
+        summary: figure, before, after, difference, low, high (95 % paired bootstrap over samples), n.
+    """
+
+    samples: pd.DataFrame
+    summary: pd.DataFrame
+
+
+def movement(
+    before: "Auditor",
+    after: "Auditor",
+    x: Any,
+    *,
+    concepts: Sequence[tuple["Concept", "Concept"]] = (),
+    columns: Sequence[str] = (),
+    ids: Sequence[str] | None = None,
+) -> Movement:
+    """How far samples, concept scores and alignment gaps move from one audit to another.
+
+    The representation's columns have no meaning of their own: unless both audits share their start Ã₀, f' is turned
+    onto f by the orthogonal matrix that fits best on 500 samples of `after`'s training samples.
+
+    Args:
+        before, after: fitted auditors of one encoder input, such as `auditor` and `auditor.counterfactual(…)`.
+        x: samples (t, ...).
+        concepts: pairs of one concept in both audits, (before.concept(…), after.concept(…)).
+        columns: raw columns whose alignment gaps are compared, over the samples that both audits hold.
+        ids: of the samples; default the source's.
+
+    Raises:
+        DataError: fewer than 20 samples where an interval is asked for, or columns without a common table.
+    """
+    from krepes.data.source import as_source
+
+    source = as_source(x)
+    f, g = before.transform(source), after.transform(source)
+    if f.shape != g.shape:
+        raise DataError(f"the audits have {f.shape[1]} and {g.shape[1]} dimensions; expected as many")
+    reference = reference_samples(after)
+    f_ref, g_ref = before.transform(reference), after.transform(reference)
+    turn = rotation(before, after, f_ref, g_ref)
+    g, g_ref = g @ turn, g_ref @ turn
+    shift = (g - f).norm(dim=1) / f.norm(dim=1).clamp_min(1e-300)
+    cosine = torch.cosine_similarity(g, f, dim=1)
+    stay = staying(nearest(f, f_ref), nearest(g, g_ref))
+    names = [str(i) for i in (source.ids if ids is None else ids)]
+    samples = pd.DataFrame(
+        {"sample": names, "shift": shift.cpu().numpy(), "cosine": cosine.cpu().numpy(), "neighbours": stay}
+    )
+    seed = before.settings.seed
+    rows = []
+    if len(samples) >= 20:
+        for name, values in (("shift", samples["shift"]), ("neighbours that stay", samples["neighbours"])):
+            interval = bootstrap_mean(values.to_numpy(float), seed)
+            rows.append((name, np.nan, np.nan, interval.estimate, interval.low, interval.high, interval.n))
+    for one, other in concepts:
+        rows.append(_paired(f"concept {one.name}", one.push(source), other.push(source), seed))
+    rows += gap_differences(before, after, columns, seed) if columns else []
+    figures = pd.DataFrame(rows, columns=pd.Index(["figure", "before", "after", "difference", "low", "high", "n"]))
+    return Movement(samples, figures)
+
+
+def rotation(before: "Auditor", after: "Auditor", f: Tensor, g: Tensor) -> Tensor:
+    """The orthogonal R (h, h) for which ‖gR − f‖ is least; the identity where both share Ã₀ and thus coordinates.
+
+    Source: Schönemann, "A generalized solution of the orthogonal Procrustes problem", 1966.
+    """
+    if before.A0_.shape == after.A0_.shape and torch.equal(before.A0_, after.A0_):
+        return torch.eye(f.shape[1], dtype=f.dtype, device=f.device)
+    U, _, Vh = torch.linalg.svd(g.T @ f)
+    return U @ Vh
+
+
+def reference_samples(auditor: "Auditor"):
+    """Seeded samples of an auditor's training samples."""
+    from krepes.data.source import Subset
+
+    training, _ = auditor._trained_on(None, None)
+    chosen = np.random.default_rng(auditor.settings.seed).permutation(len(training))[:REFERENCE]
+    return Subset(training, np.sort(chosen))
+
+
+def nearest(f: Tensor, reference: Tensor) -> np.ndarray:
+    """Positions of the ten reference samples of the largest cosine (t, 10); a sample itself counts as any other."""
+    unit = (a / a.norm(dim=1, keepdim=True).clamp_min(1e-300) for a in (f, reference))
+    one, other = unit
+    return (one @ other.T).topk(min(NEIGHBOURS, len(reference)), dim=1).indices.cpu().numpy()
+
+
+def staying(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Share of each row's members that are in the other's row, too (t,)."""
+    return (one[:, :, None] == other[:, None]).any(2).mean(1)
+
+
+def gap_differences(before: "Auditor", after: "Auditor", columns: Sequence[str], seed: int) -> list[tuple]:
+    """Alignment gaps over the same test points in both audits, their paired difference and its interval."""
+    from krepes.audit.feature_gap import SAMPLES, TOP_K, features, gaps_of_points
+
+    shared = sorted(set(before.source_.ids) & set(after.source_.ids) - set(before.landmark_ids_) - set(
+        after.landmark_ids_))  # fmt: skip
+    chosen = [shared[i] for i in sorted(np.random.default_rng(seed).permutation(len(shared))[:SAMPLES].tolist())]
+    rows = []
+    gaps = []
+    for auditor in (before, after):
+        tops = auditor._tops(chosen, TOP_K)
+        order = {auditor.source_.ids[int(p)]: i for i, p in enumerate(tops.points)}
+        found = features(auditor._raw_table(None), list(columns))
+        gaps.append({f.name: gaps_of_points(f, tops)[[order[i] for i in chosen]] for f in found})
+    for name in columns:
+        rows.append(_paired(f"gap {name}", torch.as_tensor(gaps[0][name]), torch.as_tensor(gaps[1][name]), seed))
+    return rows
+
+
+def _paired(name: str, one: Tensor, other: Tensor, seed: int) -> tuple:
+    a, b = one.double().cpu().numpy(), other.double().cpu().numpy()
+    interval = bootstrap_mean(b - a, seed)
+    return (name, float(a.mean()), float(b.mean()), interval.estimate, interval.low, interval.high, interval.n)

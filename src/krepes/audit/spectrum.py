@@ -1,0 +1,57 @@
+"""Spectral entropy of the dual coefficients: a label-free figure by which λ, m or a checkpoint may be chosen."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from krepes.pipeline import Stream, moment_problem, planned_memory, streamed_problem
+from krepes.solver import solve_path
+from krepes.work import Work
+
+if TYPE_CHECKING:
+    from krepes.auditor import Auditor
+
+
+def spectral_entropy(A: Tensor) -> float:
+    """Entropy of the normalised spectrum of AᵀA over log h, in [0, 1]; 1 where all directions weigh the same.
+
+    Args:
+        A: dual coefficients Ã (M, h).
+
+    Source: the paper, §3.
+    """
+    spectrum = torch.linalg.svdvals(A.double()).square()
+    total = float(spectrum.sum())
+    if total == 0 or A.shape[1] < 2:
+        return 0.0
+    p = spectrum / total
+    return float(-(p * p.clamp_min(1e-300).log()).sum() / math.log(A.shape[1]))
+
+
+def entropy_path(auditor: "Auditor", dampings: Sequence[float]) -> pd.DataFrame:
+    """The entropy of Ã₀ + ΔÃ(λ) for each relative λ; see `Auditor.entropy_path`."""
+    fit, settings = auditor.fit_, auditor.settings
+    newton, B0 = settings.newton, fit.nystrom.B0
+    if settings.objective.streaming:
+        source, views = auditor._trained_on(None, None)
+        memory = fit.memory or planned_memory(settings, fit.rows.gradients, len(source))
+        stream = Stream(source, views, fit.rows, fit.nystrom, settings, memory, Work())
+        with auditor.progress.stage("views", total=len(source)) as note:
+            problem = streamed_problem(settings, stream, note)(B0)
+    else:
+        assert fit.moments is not None
+        problem = moment_problem(settings.objective, fit.moments)(B0)
+    generator = torch.Generator().manual_seed(settings.seed)
+    points = solve_path(
+        problem, B0, fit.nystrom.eigenvalues, newton.ridge, dampings, generator, True, newton.tol, newton.max_iter,
+        newton.curvature_samples,
+    )  # fmt: skip
+    rows = [
+        (p.relative_damping, spectral_entropy(fit.A0 + fit.nystrom.dual(p.dB)), p.loss, p.gain_ratio, p.residual)
+        for p in points
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(["damping", "entropy", "loss", "gain_ratio", "residual"]))
