@@ -32,7 +32,7 @@ from krepes.data.stream import (
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import Engine
 from krepes.engine import rank_tolerance as cut_at
-from krepes.errors import ConfigError, DataError, NotFittedError
+from krepes.errors import ConfigError, DataError, LandmarkError, NotFittedError, is_whole
 from krepes.files import one_writer, remove_unfinished
 from krepes.kernel.ntk import NTK, KernelError, gradient_map
 from krepes.landmarks import KMeansPlusPlus, Sampler
@@ -96,8 +96,12 @@ class Auditor:
     ):
         if dtype not in (torch.float32, torch.float64):
             raise ConfigError(f"dtype={dtype}; expected torch.float32 or torch.float64")
-        if n_components is not None and n_components < 1:
-            raise ConfigError(f"n_components={n_components}; expected a positive number")
+        if n_components is not None and not (is_whole(n_components) and n_components >= 1):
+            raise ConfigError(f"n_components={n_components!r}; expected a positive whole number")
+        if not is_whole(seed) or not 0 <= seed < 10**12:
+            raise ConfigError(f"seed={seed!r}; expected a whole number, at least 0 and below 10**12")
+        if rank_tolerance is not None and not 0 <= rank_tolerance < 1:
+            raise ConfigError(f"rank_tolerance={rank_tolerance!r}; expected a number, at least 0 and below 1")
         kernel = NTK(kernel) if isinstance(kernel, str) else kernel
         self.settings = pipeline.Settings(
             objective=objectives.by_name(objective) if isinstance(objective, str) else objective,
@@ -180,9 +184,12 @@ class Auditor:
         first = read(source, range(min(3, len(source))))
         gradients = gradient_map(self.settings.kernel, self.encoder, probe_of(source))
         pair = make_views(source, views, range(min(VIEW_BLOCK, len(source))), self.settings.seed)
-        seen = {"outputs": self.encoder(first), "kernel": gradients(first).inner(gradients(first)),
+        spread = sorted({round(i * (len(source) - 1) / 255) for i in range(256)})
+        outputs = checks(self.encoder(read(source, spread)))
+        seen = {"first outputs": self.encoder(first), "kernel": gradients(first).inner(gradients(first)),
                 "view a": pair[0][: len(first)], "view b": pair[1][: len(first)]}  # fmt: skip
-        return {name: checks(values) for name, values in seen.items()}
+        # of many samples, as a branch of the code may concern few of them
+        return {name: checks(values) for name, values in seen.items()} | {"outputs": outputs}
 
     @property
     def fit_(self) -> pipeline.Fit:
@@ -645,7 +652,12 @@ def as_landmarks(wanted: Any) -> Sampler | list[int]:
         return KMeansPlusPlus(m=int(wanted))
     if isinstance(wanted, Sampler):
         return wanted
-    positions = [float(i) for i in wanted]
+    try:
+        positions = [float(i) for i in wanted]
+    except TypeError as error:
+        raise ConfigError(f"landmarks={wanted!r}; expected a whole number, 'sqrt', positions, or a sampler") from error
+    if not positions:
+        raise LandmarkError("landmarks is empty; expected at least one position")
     if any(not math.isfinite(p) or p != int(p) for p in positions):
         raise ConfigError("landmarks holds values that are no whole numbers; expected positions in the source")
     return [int(p) for p in positions]

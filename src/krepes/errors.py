@@ -1,5 +1,7 @@
 """One tree of errors. A message says what was found, what was expected and what to do next."""
 
+from numbers import Integral
+
 
 class KrepesError(Exception):
     """Anything that krepes refuses or cannot do."""
@@ -35,3 +37,20 @@ class NotFittedError(KrepesError, RuntimeError):
 
 class KrepesWarning(UserWarning):
     """Something worked, but not as one would assume; said once."""
+
+
+def is_whole(value: object) -> bool:
+    """Whether a setting is a whole number, and no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def refuse_wrong_types(owner: object, whole: tuple[str, ...] = (), flags: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError naming a setting that is no whole number (or None), or neither true nor false."""
+    for name in whole:
+        value = getattr(owner, name)
+        if value is not None and not is_whole(value):
+            raise ConfigError(f"{type(owner).__name__}: {name}={value!r}; expected a whole number")
+    for name in flags:
+        value = getattr(owner, name)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{type(owner).__name__}: {name}={value!r}; expected true or false")

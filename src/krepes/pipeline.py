@@ -7,6 +7,7 @@ blocks of samples: memory is set by the block and by m, and finished blocks are 
 """
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,7 @@ from krepes.data.stream import (
 )
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import STORES, Engine, MemoryPlan, plan_memory, rank_tolerance
-from krepes.errors import LandmarkError
+from krepes.errors import KrepesWarning, LandmarkError
 from krepes.features import FeatureStore, Recomputed
 from krepes.kernel.gradients import GradientMap
 from krepes.kernel.ntk import (
@@ -54,6 +55,7 @@ from krepes.progress import Progress
 from krepes.solver import Newton, Outcome, Step, solve
 from krepes.work import Work
 
+MUCH = 500.0  # times smaller by centring: inputs far from zero; convolutional networks alone reach a tenth of it
 UNROUNDED = 1e-6  # relative error of a kernel that was computed in float32
 PILOT = 256  # pool members whose mean stands for the landmarks' while landmarks are searched
 
@@ -129,6 +131,14 @@ def fit(
 
     with progress.stage("nystrom") as note:
         nystrom = decompose(rows.K_mm, h, rank_cut(settings, rows))
+        if rows.amplification > MUCH and encoder.dtype == torch.float32:
+            warnings.warn(
+                f"centring leaves 1/{rows.amplification:.0f} of the kernel: float32 rounding is that much larger in "
+                "what remains, and small eigenvalues are cut. Standardise the encoder's inputs as it was trained, or "
+                "use dtype=torch.float64.",
+                KrepesWarning,
+                stacklevel=3,
+            )
         note(f"rank {nystrom.rank}, representation in {h} dimensions")
 
     with progress.stage("views", total=n) as note:
@@ -151,9 +161,23 @@ def fit(
 
 
 def rank_cut(settings: Settings, rows: KernelRows) -> float:
-    """The settings' cut; float32's where the device did not round the rows as the precision allows."""
+    """The cut of K_mm's eigenvalues: the user's, or the one below which rows hold more rounding than signal.
+
+    Rows are rounded before they are centred: where centring leaves a small part of them, rounding is that much larger
+    in what remains, and somewhat more where little remains (measured: docs/method.md). A precision that the device did
+    not use counts as float32.
+    """
     dtype, precision = rows.gradients.encoder.dtype, settings.engine.precision
-    if precision == "float32" or settings.rank_tolerance != rank_tolerance(dtype, precision):
+    if settings.rank_tolerance != rank_tolerance(dtype, precision):
+        return settings.rank_tolerance
+    lost = rows.amplification
+    return min(0.1, lost * min(10.0, max(1.0, lost / 100)) * effective_cut(settings, rows))
+
+
+def effective_cut(settings: Settings, rows: KernelRows) -> float:
+    """Of the precision that the device used."""
+    dtype, precision = rows.gradients.encoder.dtype, settings.engine.precision
+    if precision == "float32":
         return settings.rank_tolerance
     error = rounding_error(rows, rows.landmarks[:PROBE], rows.gradients.project)
     rounded = error is None or error.raw > UNROUNDED

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -20,7 +20,7 @@ from krepes.audit.trust import TrustGate
 from krepes.data.source import Source
 from krepes.data.stream import spread_out
 from krepes.engine import Engine
-from krepes.errors import RunFolderError
+from krepes.errors import KrepesError, RunFolderError
 from krepes.files import sha256_file, write_atomically, write_json
 from krepes.kernel.ntk import NTK, KernelError, KernelRows, gradient_map
 from krepes.nystrom import Nystrom
@@ -114,8 +114,12 @@ def save_auditor(
     training = auditor._trained_on(None, None)[0]
     prints = prints or {"encoder": encoder.fingerprint(), "data": training.fingerprint()}
     settings = describe_settings(auditor.settings)
+    if not (folder / MANIFEST).exists() and (folder / MODEL).exists():
+        raise RunFolderError(f"{folder} holds a {MODEL} and no {MANIFEST}: no krepes run. Choose another folder.")
     if (folder / MANIFEST).exists():
         there = read_manifest(folder)
+        if "format" not in there:
+            raise RunFolderError(f"the {MANIFEST} in {folder} is not of a krepes run. Choose another folder.")
         refuse_foreign(folder, there, prints)
         differing = [k for k, v in settings.items() if "settings" in there and there["settings"].get(k) != v]
         if differing or there.get("landmark_ids", auditor.landmark_ids_) != auditor.landmark_ids_:
@@ -136,6 +140,8 @@ def save_auditor(
     if fit.moments is not None:
         tensors |= {f"moments.{k}": v for k, v in fit.moments.tensors().items()}
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    if (folder / MODEL).exists() and read_manifest(folder).get("status") == "complete":
+        refuse_another_fit(folder, tensors)
     write_atomically(folder / MODEL, lambda p: save_file(tensors, p))
     manifest = {
         "format": 1,
@@ -185,8 +191,12 @@ def load(
         )
     try:
         return _load(folder, manifest, encoder, torch.device(device or "cpu"))
-    except (KeyError, TypeError) as error:
+    except KrepesError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RunFolderError(f"{folder / MANIFEST} lacks or misstates {error}; run the audit again") from error
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(f"a file of the run in {folder} is missing or damaged: {error}") from error
 
 
 def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, device: torch.device) -> "krepes.Auditor":
@@ -240,11 +250,26 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
         kernel_error=KernelError(**error) if error else None,
     )  # fmt: skip
     auditor._landmark_ids = manifest["landmark_ids"]
-    if (folder / "trust.json").is_file():
+    trusted = (manifest.get("outputs") or {}).get("trust.json")
+    if trusted and (folder / "trust.json").is_file() and sha256_file(folder / "trust.json") == trusted:
         auditor._trust = TrustGate.of_dict(json.loads((folder / "trust.json").read_text(encoding="utf-8")))
     auditor._behaviour = manifest.get("behaviour")
     auditor._data_print = (manifest.get("fingerprints") or {}).get("data")
     return auditor
+
+
+def refuse_another_fit(folder: Path, tensors: dict[str, Any]) -> None:
+    """A complete run is only written again by the same fit: its tables and its trust belong to it."""
+    try:
+        with safe_open(folder / MODEL, framework="pt") as f:
+            same = torch.allclose(f.get_tensor("dA"), tensors["dA"], rtol=1e-3, atol=1e-8)
+    except (SafetensorError, OSError, RuntimeError):
+        return  # damaged: nothing to lose
+    if not same:
+        raise RunFolderError(
+            f"{folder} holds another fit with the same settings: its views differ, or samples were removed. Choose "
+            "another folder, or remove this one."
+        )
 
 
 def places(training: Source, landmark_ids: list[str]) -> list[int]:

@@ -332,3 +332,40 @@ def test_degenerate_first_samples_hide_nothing():
     assert float(torch.cdist(probe.flatten(1), probe.flatten(1)).add(torch.eye(3) * 9).min()) > 1
     same = probe_of(ArraySource(torch.ones(50, 4)))
     assert same.shape == (3, 4)
+
+
+@pytest.mark.parametrize("last", [nn.ReLU6(inplace=True), nn.Hardtanh(inplace=True), nn.ReLU(inplace=True)])
+def test_a_function_in_place_on_the_output_is_seen(last):
+    """It returns the last layer's own tensor object, at another place in the graph."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 5), last).double().eval()
+    assert_exact(net, torch.randn(12, 6, dtype=torch.float64) * 2)
+
+
+def test_checkpointed_segments_go_through_the_generic_path():
+    from torch.utils.checkpoint import checkpoint
+
+    from krepes.errors import KrepesWarning
+
+    class Saving(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.two(checkpoint(lambda y: self.one(y).tanh(), x, use_reentrant=False))
+
+    net = Saving().double().eval()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    with pytest.warns(KrepesWarning, match="one sample at a time"):
+        K, _, _ = kernel_of(net, x)
+    exact, _, _ = kernel_of(nn.Sequential(net.one, nn.Tanh(), net.two), x)
+    torch.testing.assert_close(K, exact)
+
+
+def test_sparse_embeddings_are_exact():
+    net = nn.Sequential(nn.Embedding(10, 8, sparse=True), nn.Flatten(), nn.Linear(16, 3)).double().eval()
+    ids = torch.randint(10, (6, 2), generator=torch.Generator().manual_seed(0))
+    K, _, _ = kernel_of(net, ids)
+    net[0].sparse = False
+    torch.testing.assert_close(K, kernel_of(net, ids)[0])

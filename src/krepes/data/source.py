@@ -61,6 +61,10 @@ class ArraySource:
         metadata: pd.DataFrame | None = None,
         kind: str | None = None,
     ):
+        if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+            raise DataError("the array is masked; fill the masked cells, or take the samples out")
+        if isinstance(array, Tensor) and array.layout != torch.strided:
+            raise DataError(f"the samples are a {array.layout} tensor; expected a dense one: call .to_dense()")
         if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
             raise DataError(f"the array holds {array.dtype} values; expected numbers")
         try:

@@ -146,6 +146,8 @@ def make_views(source: Source, views: Views, indices: range, seed: int) -> tuple
                 raise DataError(
                     f"views returned {got} for a batch of shape {tuple(batch.shape)}; expected the same shape"
                 )
+            if view.is_floating_point() != batch.is_floating_point():
+                raise DataError(f"views returned {view.dtype} for a batch of {batch.dtype}; expected the same kind")
             out.append(view)
     for view in out:
         check_finite(view, names(source, indices))

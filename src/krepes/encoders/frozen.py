@@ -41,8 +41,20 @@ class FrozenEncoder:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts
             raise ConfigError(f"device={str(device)!r} cannot be used here: {error}") from error
-        with torch.no_grad():  # a scripted module's copies would otherwise be computed tensors
-            self.module = copy.deepcopy(module).to(device=self.device, dtype=dtype).requires_grad_(False)
+        try:
+            with torch.no_grad():  # a scripted module's copies would otherwise be computed tensors
+                self.module = copy.deepcopy(module).to(device=self.device, dtype=dtype)
+        except RuntimeError as error:
+            raise EncoderError(
+                f"the encoder cannot be copied: {error}. The old torch.nn.utils.weight_norm and spectral_norm are such "
+                "hooks: use torch.nn.utils.parametrizations, or remove them first."
+            ) from error
+        for p in self.module.parameters():
+            p.requires_grad_(False)
+        for layer in self.module.modules():
+            if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+                layer.sparse = False  # says how a gradient is stored, not what it is
+        self._fingerprint = fingerprint_of(self.module)  # now: a forward pass may change it (Embedding's max_norm)
         self.param_names = select_parameters(self.module, params)
         self._place = params if isinstance(params, str) and params in PLACES else None
         self.n_outputs: int | None = None
@@ -87,7 +99,10 @@ class FrozenEncoder:
                 "the encoder is not deterministic: two passes over the same batch differ"
                 f"{self._random_layer(batch)}. Remove random layers or augmentations from the model."
             )
-        alone = self(batch[:1])
+        try:
+            alone = self(batch[:1])
+        except ValueError as error:  # a batch norm without running statistics
+            raise EncoderError(f"the encoder needs more than one sample at a time: {error}") from error
         scale = out.norm(dim=1).mean().clamp_min(torch.finfo(out.dtype).tiny)
         if (alone - out[:1]).norm() > 1e-3 * scale:
             raise EncoderError(
@@ -116,11 +131,16 @@ class FrozenEncoder:
 
     def fingerprint(self) -> str:
         """sha256 over the architecture's printed form and every parameter and buffer (name, shape, bytes)."""
-        digest = hashlib.sha256(repr(self.module).encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return self._fingerprint
+
+
+def fingerprint_of(module: nn.Module) -> str:
+    """sha256 over a network's printed form and state."""
+    digest = hashlib.sha256(repr(module).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _keep_output(seen: dict[str, Tensor], name: str):

@@ -139,10 +139,19 @@ class GradientMap:
         self.directions = directions.to(encoder.device, encoder.dtype)
         self.project = project
         q = len(self.directions)
+        why = "contractions=False"
         if contractions:
-            pieces, others = plan.make(encoder, probe, q, project)
-        else:
-            pieces, others = [], dict.fromkeys(encoder.param_names, "generic: contractions=False")
+            try:
+                pieces, others = plan.make(encoder, probe, q, project)
+            except RuntimeError as error:  # such as checkpointed segments, which run again under another mode
+                contractions, why = False, f"its calls cannot be followed ({str(error).strip().splitlines()[0]})"
+                warnings.warn(
+                    f"{why}: all gradients go through the generic path, one sample at a time, exact and slow",
+                    KrepesWarning,
+                    stacklevel=2,
+                )
+        if not contractions:
+            pieces, others = [], dict.fromkeys(encoder.param_names, f"generic: {why}")
         seen = tape.record(encoder.module, encoder.param_names, encoder.prepare(probe)) if contractions else None
         self._activations = seen.numbers // len(probe) if seen else 0
         self._signature = [(c.kind, c.tracked) for c in seen.calls] if seen else []
@@ -457,5 +466,5 @@ def autograd_gradient(module: nn.Module, names: list[str], sample: Tensor, direc
         rows = []
         for w in directions:
             grads = torch.autograd.grad(out @ w, parameters, retain_graph=True, materialize_grads=True)
-            rows.append(torch.cat([g.flatten() for g in grads]))
+            rows.append(torch.cat([(g.to_dense() if g.is_sparse else g).flatten() for g in grads]))
         return torch.cat(rows).detach()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from krepes.encoders.frozen import FrozenEncoder
-from krepes.errors import ConfigError, LandmarkError, NonFiniteError
+from krepes.errors import ConfigError, LandmarkError, NonFiniteError, refuse_wrong_types
 from krepes.kernel.gradients import GradientFeatures, GradientMap
 
 # Numbers in the gradient features of a tile, and of landmarks that are kept, where no memory plan says it (104 MiB and
@@ -57,6 +57,7 @@ class NTK:
     def __post_init__(self):
         if isinstance(self.params, list):  # from a configuration file
             object.__setattr__(self, "params", tuple(self.params))
+        refuse_wrong_types(self, ("sketch", "project", "seed"), ("center", "cosine", "contractions"))
         if self.variant not in ("trace", "pseudo", "sketch"):
             raise ConfigError(f"kernel {self.variant!r} is unknown; expected trace, pseudo or sketch")
         if self.rescale not in (None, "mean"):
@@ -123,6 +124,8 @@ class KernelRows:
         self._mean = raw.mean(1)  # k̄(landmark), (M,)
         self._grand_mean = self._mean.mean()
         self._diagonal = self._centred_diagonal(diagonal, self._mean)
+        # how much smaller the centred kernel is than the one that was rounded
+        self.amplification = max(1.0, float(diagonal.mean() / self._diagonal.mean().clamp_min(1e-300)))
         if settings.cosine:
             dead = self._diagonal == 0
             if bool(dead.any()):

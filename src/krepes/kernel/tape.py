@@ -162,7 +162,8 @@ def record(module: nn.Module, names: list[str], batch: Tensor) -> Recording:
             p.requires_grad_(False)
     calls = tape.calls
     last = tape.call_of(out)
-    if last is not None and calls[last].out is not None:
+    # a function that worked in place on a call's result returns the same object at another place in the graph
+    if last is not None and calls[last].out is not None and calls[last].out == get_gradient_edge(out):
         calls[last] = Call(**{**calls[last].__dict__, "is_output": True})
     shapes = {n: p.shape for n, p in zip(names, parameters, strict=True)} | {
         k: t.shape for k, t in tape.derived.items()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from krepes.errors import ConfigError
+from krepes.errors import ConfigError, refuse_wrong_types
 from krepes.objectives.base import Problem
 from krepes.solver.cg import Status
 from krepes.solver.system import System, linearise
@@ -50,6 +50,9 @@ class Newton:
     curvature_samples: int | None = 32_768
 
     def __post_init__(self):
+        refuse_wrong_types(self, ("steps", "max_iter", "curvature_samples"), ("relative", "line_search"))
+        if isinstance(self.tol, bool | str):
+            raise ConfigError(f"tol={self.tol!r}; expected a number between 0 and 1")
         if self.ridge not in ("coefficients", "rkhs"):
             raise ConfigError(f"ridge={self.ridge!r}; expected 'coefficients' or 'rkhs'")
         if isinstance(self.damping, str):
