@@ -305,3 +305,45 @@ def test_arguments_of_the_wrong_kind_are_named(settings):
 def test_settings_of_the_wrong_kind_are_named(make, name):
     with pytest.raises(ConfigError, match=name):
         make()
+
+
+def test_zero_padded_categories_stay_what_they_are(tmp_path):
+    from krepes.config import DataConfig, build_source
+
+    frame = pd.DataFrame({"code": ["01", "02", "10"] * 30, "x": torch.randn(90).numpy()})
+    schema = krepes.data.TableSchema.fit(frame)
+    schema.save(tmp_path / "schema.json")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    config = DataConfig.model_validate({"table": "t.csv", "schema": "schema.json"})
+    source = build_source(config, tmp_path)
+    torch.testing.assert_close(source.batch(range(90)), schema.transform(frame), rtol=1e-5, atol=1e-5)
+    numbers = krepes.data.TableSchema.fit(
+        pd.DataFrame({"code": [1, 2, 10] * 30, "x": frame["x"]}), categorical=["code"]
+    )
+    assert torch.equal(numbers.transform(frame)[:, 0], schema.transform(frame)[:, 0])
+
+
+def test_the_users_tensors_are_never_changed():
+    network = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 4)).eval()
+    a, b = X.clone(), X + 0.1
+    Auditor(network, landmarks=20, newton=Newton(damping=0.1)).fit(X, (a, b))
+    assert torch.equal(a, X)
+
+
+def test_encoders_that_are_no_real_maps_are_refused():
+    class Complex(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, dtype=torch.cfloat))
+
+        def forward(self, x):
+            return (torch.fft.rfft(x) * self.weight).abs()
+
+    class Bad(Net):
+        def forward(self, x):
+            return torch.where(x[:, :1] > 1.5, torch.nan, super().forward(x))
+
+    with pytest.raises(krepes.errors.EncoderError, match="is complex"):
+        Auditor(Complex().eval())
+    with pytest.raises(krepes.errors.KrepesError, match="NaN or infinity|not finite"):
+        _ = fitted(Bad(torch.relu)).trust_

@@ -607,6 +607,10 @@ class Auditor:
         found = source.batch([0]).shape[1:]
         if found != expected:
             raise DataError(f"samples have shape {tuple(found)}; the auditor was fitted on {tuple(expected)}")
+        if source.batch([0]).is_floating_point() != fitted.rows.landmarks.is_floating_point():
+            raise DataError(
+                f"samples are {source.batch([0]).dtype}; the auditor was fitted on {fitted.rows.landmarks.dtype}"
+            )
         parts = [fitted.rows(read(source, b), names(source, b))[0].double() for b in blocks(range(len(source)), BLOCK)]
         K = torch.cat(parts)
         return K, K @ (fitted.A0 + fitted.dA)

@@ -261,7 +261,9 @@ def build_source(config: DataConfig, folder: Path) -> Source:
         raise DataError(f"the schema encodes the label column '{config.label}'; labels never reach the encoder")
     path, id_column = resolve(config.table or "", folder), [config.id] if config.id else []
     columns = config.columns or ([*schema.slices, *id_column] if is_parquet(path) else None)
-    frame = read_table(path, columns, config.skip_lines, config.missing, id_column)
+    # as text, so that 01 stays 01
+    text = [*id_column, *(c.name for c in schema.columns if c.kind == "categorical")]
+    frame = read_table(path, columns, config.skip_lines, config.missing, text)
     frame = frame.head(config.rows) if config.rows else frame
     if config.id is None:
         return TableSource(frame, schema)

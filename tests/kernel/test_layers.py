@@ -369,3 +369,41 @@ def test_sparse_embeddings_are_exact():
     K, _, _ = kernel_of(net, ids)
     net[0].sparse = False
     torch.testing.assert_close(K, kernel_of(net, ids)[0])
+
+
+def test_a_layout_that_the_probe_does_not_decide_is_not_taken():
+    """The branch is silent on most samples; its layer sees positions first."""
+
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.out = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            flag = (x[:, 0, 0] > 2).to(x.dtype)[:, None, None]
+            turned = x.transpose(0, 1)  # (T, B, D)
+            y = self.layer(turned.reshape(-1, 4)).view(turned.shape).transpose(0, 1)
+            return self.out((x + flag * y.tanh()).sum(1).tanh())
+
+    torch.manual_seed(0)
+    x = torch.randn(20, 5, 4, dtype=torch.float64).clamp(-1, 1)
+    x[15:, 0, 0] = 3.0
+    net = Gate().double().eval()
+    gradients = gradient_map(NTK(), FrozenEncoder(net, dtype=torch.float64), x[:3])
+    found = gradients(x).inner(gradients(x))
+    exact = gradient_map(NTK(contractions=False), FrozenEncoder(net, dtype=torch.float64), x[:3])
+    torch.testing.assert_close(found, exact(x).inner(exact(x)))
+
+
+def test_a_number_as_a_parameter_is_exact():
+    class Temperature(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.scale = nn.Linear(6, 3), nn.Parameter(torch.tensor(0.3))
+
+        def forward(self, x):
+            return self.layer(x) / self.scale.exp()
+
+    assert_exact(
+        Temperature().double().eval(), torch.randn(8, 6, dtype=torch.float64), ("factored", "explicit", "generic")
+    )

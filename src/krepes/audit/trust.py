@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from krepes.data.source import Source
+from krepes.data.stream import names
 from krepes.encoders.frozen import FrozenEncoder
+from krepes.kernel.ntk import refuse_non_finite
 from krepes.solver import Status
 
 SAMPLE = 2048  # samples on which the figures are estimated
@@ -61,7 +63,9 @@ def assess(fit, encoder: FrozenEncoder, source: Source, seed: int) -> TrustGate:
     phi = fit.nystrom.features(K)
     total = float(diagonal.sum())
     error = 1 - float(phi.square().sum()) / total if total > 0 else math.nan
-    z = torch.cat([encoder(b) for b in blocks]).double().cpu().numpy()
+    embedded = torch.cat([encoder(b) for b in blocks]).double().cpu()
+    refuse_non_finite(torch.isfinite(embedded).all(1), names(source, subset), "embeddings")
+    z = embedded.numpy()
     f0, f = (phi @ B for B in (fit.nystrom.B0, fit.nystrom.B0 + fit.step.dB))
     outcome = fit.step.outcome
     drop = outcome.loss_before - outcome.loss_after

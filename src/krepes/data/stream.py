@@ -133,7 +133,8 @@ def make_views(source: Source, views: Views, indices: range, seed: int) -> tuple
     if isinstance(views, SubsetViews):
         return views.pair(indices, seed)
     if isinstance(views, tuple):
-        out = [torch.as_tensor(v[indices.start : indices.stop]) for v in views]
+        # copies: an encoder may begin in place
+        out = [torch.as_tensor(v[indices.start : indices.stop]).clone() for v in views]
     else:
         batch, out = read(source, indices), []
         for which in (0, 1):
@@ -170,6 +171,8 @@ def check_views(views: Views, source: Source) -> Views:
         )
     shape = (len(source), *source.batch([0]).shape[1:])
     for name, view in zip("ab", views, strict=True):
+        if not hasattr(view, "shape"):
+            raise ConfigError(f"view {name} is a {type(view).__name__}; expected a tensor or an array")
         if tuple(view.shape) != shape:
             raise DataError(f"view {name} has shape {tuple(view.shape)}; the samples have {shape}")
     return views[0], views[1]

@@ -153,7 +153,8 @@ class TableSchema:
         for i, c in enumerate(column.categories):  # a schema fitted when whole numbers were floats
             position.setdefault(c.removesuffix(".0"), i)
         found, labels = labelled(values)
-        known = np.array([position.get(v, k + 1) for v in labels] + [k])  # a missing cell is −1, the last
+        numbers = [position.get(v, position.get(plain_number(v), k + 1)) for v in labels]
+        known = np.array([*numbers, k])  # a missing cell is −1, the last
         codes = known[found]
         unseen = int((codes == k + 1).sum())
         if unseen >= MANY and unseen == int((found >= 0).sum()):
@@ -204,6 +205,15 @@ def _fit_column(values: pd.Series, name: str, as_category: bool) -> Column:
             raise DataError(f"column '{name}' holds infinite values")
         return Column(name, "numeric", float(numbers.mean()), std, low, high, missing)
     return Column(name, "categorical", missing=missing, categories=tuple(sorted(set(labelled(present)[1]))))
+
+
+def plain_number(label: str) -> str:
+    """A whole number's shortest text, for labels that a schema knows as numbers: 01 and 1.0 are 1."""
+    try:
+        number = float(label)
+    except ValueError:
+        return label
+    return str(int(number)) if number.is_integer() else label
 
 
 def labelled(values: pd.Series) -> tuple[np.ndarray, list[str]]:

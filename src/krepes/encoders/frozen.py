@@ -49,7 +49,9 @@ class FrozenEncoder:
                 f"the encoder cannot be copied: {error}. The old torch.nn.utils.weight_norm and spectral_norm are such "
                 "hooks: use torch.nn.utils.parametrizations, or remove them first."
             ) from error
-        for p in self.module.parameters():
+        for name, p in self.module.named_parameters():
+            if p.is_complex() or dict(module.named_parameters())[name].is_complex():
+                raise EncoderError(f"parameter '{name}' is complex; krepes differentiates real parameters only")
             p.requires_grad_(False)
         for layer in self.module.modules():
             if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
@@ -94,6 +96,10 @@ class FrozenEncoder:
                 f"the encoder maps {tuple(batch.shape)} to {tuple(out.shape)}; expected (B, d) with "
                 f"B = {len(batch)}. Flatten or pool its output."
             )
+        if not out.is_floating_point():
+            raise EncoderError(f"the encoder returns {out.dtype}; expected floating-point embeddings (B, d)")
+        if not torch.isfinite(out).all():
+            raise EncoderError("the encoder gives NaN or infinity for the first samples; look at its weights")
         if not torch.equal(out, self(batch)):
             raise EncoderError(
                 "the encoder is not deterministic: two passes over the same batch differ"
@@ -138,6 +144,9 @@ def fingerprint_of(module: nn.Module) -> str:
     """sha256 over a network's printed form and state."""
     digest = hashlib.sha256(repr(module).encode())
     for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, Tensor):  # a module's own extra state
+            digest.update(f"{name}{tensor!r}".encode())
+            continue
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -293,7 +293,7 @@ class GradientMap:
 
             pull_back = vjp(encode, chosen)[1]
             (gradient,) = vmap(pull_back)(self.directions)
-            return torch.cat([gradient[n].flatten(1) for n in self.generic], 1)  # (q, p)
+            return torch.cat([gradient[n].reshape(len(self.directions), -1) for n in self.generic], 1)  # (q, p)
 
         if self._vmap_works:
             try:

@@ -308,14 +308,14 @@ def centred_diagonal(diagonal: Tensor, mean: Tensor, grand_mean: Tensor, dtype: 
     return torch.where(centred > (1e-6 if dtype == torch.float32 else 1e-13) * diagonal, centred, 0.0)
 
 
-def refuse_non_finite(good: Tensor, ids: Sequence[str] | None) -> None:
+def refuse_non_finite(good: Tensor, ids: Sequence[str] | None, what: str = "gradients") -> None:
     """Raise NonFiniteError naming the samples whose gradients are not finite."""
     if bool(good.all()):
         return
     where = (~good).nonzero().flatten().tolist()
     named = ", ".join(str(ids[i]) if ids else str(i) for i in where[:5])
     raise NonFiniteError(
-        f"gradients of {len(where)} of {len(good)} samples are not finite: {named}. Look at these samples and at the "
+        f"{what} of {len(where)} of {len(good)} samples are not finite: {named}. Look at these samples and at the "
         "encoder's weights; dtype=torch.float64 helps against overflow."
     )
 
