@@ -345,5 +345,5 @@ def test_encoders_that_are_no_real_maps_are_refused():
 
     with pytest.raises(krepes.errors.EncoderError, match="is complex"):
         Auditor(Complex().eval())
-    with pytest.raises(krepes.errors.KrepesError, match="NaN or infinity|not finite"):
+    with pytest.raises(krepes.errors.KrepesError, match=r"NaN or infinity|not finite"):
         _ = fitted(Bad(torch.relu)).trust_
