@@ -33,11 +33,13 @@ class Direction:
     Attributes:
         name: for tables.
         direction: v (h,), float64.
+        null_directions: random directions that its mean push is compared with (draws, h).
     """
 
     name: str
     direction: Tensor
     auditor: "Auditor" = field(repr=False)
+    null_directions: Tensor = field(repr=False)
 
     def influence(self, x: Any) -> Tensor:
         """k(x̃_l, x_t)⟨ΔÃ_l, v⟩, (t, m): positive, the landmark pushes the sample along v; negative, against it.
@@ -103,6 +105,16 @@ class Direction:
             }
         )
 
+    def score(self, x: Any, seed: int = 0) -> "Score":
+        """Mean push of the samples x along v, with an interval and its place among random directions."""
+        K = self.auditor.kernel(x)
+        length = (K @ (self.auditor.A0_ + self.auditor.dA_)).norm(dim=1).clamp_min(1e-300)
+        step = K @ self.auditor.dA_ / length[:, None]
+        interval = bootstrap_mean((step @ self.direction.to(step)).cpu().numpy(), seed)
+        null = (step.mean(0) @ self.null_directions.to(step).T).cpu().numpy()
+        low, high = np.quantile(null, [LEVEL / 2, 1 - LEVEL / 2])
+        return Score(interval, float(low), float(high), permutation_p(interval.estimate, null))
+
 
 @dataclass(frozen=True)
 class Concept(Direction):
@@ -126,17 +138,6 @@ class Concept(Direction):
     n_negative: int = 0
     usable: bool = False
     verdict: str = ""
-    null_directions: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)
-
-    def score(self, x: Any, seed: int = 0) -> "Score":
-        """Mean push of the samples x along the concept, with an interval and its place among random concepts."""
-        K = self.auditor.kernel(x)
-        length = (K @ (self.auditor.A0_ + self.auditor.dA_)).norm(dim=1).clamp_min(1e-300)
-        step = K @ self.auditor.dA_ / length[:, None]
-        interval = bootstrap_mean((step @ self.direction.to(step)).cpu().numpy(), seed)
-        null = (step.mean(0) @ self.null_directions.to(step).T).cpu().numpy()
-        low, high = np.quantile(null, [LEVEL / 2, 1 - LEVEL / 2])
-        return Score(interval, float(low), float(high), permutation_p(interval.estimate, null))
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,8 @@ def concept(
     p = permutation_p(accuracy, np.array(null), two_sided=False)
     verdict = _verdict(p, stability)
     return Concept(
-        name, torch.as_tensor(direction), auditor, accuracy, np.array(null), p, stability,
-        len(sides[0]), len(sides[1]), not verdict, verdict, torch.as_tensor(np.stack(null_directions)),
+        name, torch.as_tensor(direction), auditor, torch.as_tensor(np.stack(null_directions)), accuracy,
+        np.array(null), p, stability, len(sides[0]), len(sides[1]), not verdict, verdict,
     )  # fmt: skip
 
 
