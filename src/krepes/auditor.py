@@ -376,6 +376,25 @@ class Auditor:
         f = sets(self, positive, negative, name, self.settings.seed)
         return concept(self, *f, name, self.settings.seed, draws)
 
+    def concepts_from(
+        self, folder: str | Path, transform: Callable[[Any], Tensor] | None = None, negative: str | None = None
+    ) -> "list[Concept]":
+        """One concept per subfolder of samples; see `concept`.
+
+        Args:
+            folder: holds a subfolder per concept with `.npy` files or images.
+            transform: PIL image ↦ tensor: the encoder's own preprocessing; needed for images.
+            negative: the subfolder that is every concept's negative side; default a seeded draw of the audited samples
+                that are in none of the folders.
+
+        Raises:
+            ConfigError: no such folder, no subfolder, images without a transform.
+            DataError: a file cannot be read or holds other shapes, or a concept has fewer than ten samples.
+        """
+        from krepes.audit.concepts import concept_folders
+
+        return concept_folders(self, Path(folder), transform, negative, self.settings.seed)
+
     def automatic_concepts(self, space: str = "representation", k: int | None = None) -> "list[AutomaticConcept]":
         """Directions found without labels, by sparse non-negative factorisation of f/‖f‖ or of the step ΔÃ.
 

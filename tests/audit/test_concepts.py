@@ -111,3 +111,65 @@ def test_samples_on_both_sides(auditor):
         auditor.concept(x[:40], x[20:])
     with pytest.raises(ConfigError, match="has no negative samples"):
         auditor.concept(x[:40])
+
+
+@pytest.fixture
+def folders(auditor, tmp_path):
+    """plus/ as one stack, minus/ as one file per sample."""
+    x = auditor.source_.batch(range(200))
+    plus = x[:, 0] > 0
+    (tmp_path / "plus").mkdir()
+    (tmp_path / "minus").mkdir()
+    np.save(tmp_path / "plus" / "all.npy", x[plus].numpy())
+    for i, row in enumerate(x[~plus]):
+        np.save(tmp_path / "minus" / f"{i}.npy", row.numpy())
+    (tmp_path / "plus" / ".DS_Store").write_bytes(b"")
+    return tmp_path
+
+
+def test_a_folder_per_concept(auditor, folders):
+    plus, minus = sorted(auditor.concepts_from(folders), key=lambda c: c.name, reverse=True)
+    assert (plus.name, minus.name) == ("plus", "minus")
+    assert plus.direction @ minus.direction < -0.5
+    assert plus.n_positive + minus.n_positive == 200
+    assert plus.n_negative <= N - 200  # the other audited samples
+    (against,) = auditor.concepts_from(folders, negative="minus")
+    x = auditor.source_.batch(range(200))
+    torch.testing.assert_close(against.direction, auditor.concept(x[x[:, 0] > 0], x[x[:, 0] <= 0]).direction)
+
+
+def test_images_need_the_encoders_preprocessing(auditor, folders):
+    from PIL import Image
+
+    Image.new("L", (6, 1), 128).save(folders / "plus" / "a.png")
+    with pytest.raises(ConfigError, match="give transform"):
+        auditor.concepts_from(folders)
+
+    def row(image):
+        return torch.tensor(np.asarray(image), dtype=torch.float64)[0] / 255
+
+    assert {c.name for c in auditor.concepts_from(folders, transform=row)} == {"plus", "minus"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda p: np.save(p / "plus" / "b.npy", np.zeros((3, 5))), DataError, "b.npy holds shape"),
+        (lambda p: np.save(p / "plus" / "b.npy", np.full(6, np.nan)), DataError, "not finite"),
+        (lambda p: (p / "plus" / "b.npy").write_bytes(b"no array"), DataError, "cannot read"),
+        (lambda p: (p / "empty").mkdir(), DataError, "empty is empty"),
+    ],
+)
+def test_a_spoilt_concept_folder_is_named(auditor, folders, spoil, error, message):
+    spoil(folders)
+    with pytest.raises(error, match=message):
+        auditor.concepts_from(folders)
+
+
+def test_no_concept_folder(auditor, folders):
+    with pytest.raises(ConfigError, match="there is no folder"):
+        auditor.concepts_from(folders / "nowhere")
+    with pytest.raises(ConfigError, match="holds no subfolder"):
+        auditor.concepts_from(folders / "plus")
+    with pytest.raises(ConfigError, match="is no subfolder"):
+        auditor.concepts_from(folders, negative="none")

@@ -1,8 +1,9 @@
 """Directions in representation space with a meaning, and how the objective's step pushes samples along them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -277,6 +278,31 @@ def sets(auditor: "Auditor", positive: Any, negative: Any, name: str, seed: int)
     return f[0], f[1]
 
 
+def concept_folders(
+    auditor: "Auditor", folder: Path, transform: Callable[[Any], Tensor] | None, negative: str | None, seed: int
+) -> list[Concept]:
+    """A concept per subfolder; see `Auditor.concepts_from`."""
+    from krepes.data.folders import read_concept_folders
+    from krepes.data.source import Subset, as_source
+
+    source = auditor.source_
+    found = read_concept_folders(folder, source.batch([0])[0].cpu(), transform)
+    if negative is None:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[: 2 * MOST])
+        named = set().union(*(_contents(as_source(x)) for x in found.values()))
+        apart = [i for i, sum_ in zip(chosen, _checksums(Subset(source, chosen)), strict=True) if sum_ not in named]
+        others: Any = Subset(source, np.asarray(apart, dtype=int))
+        if not apart:
+            raise ConfigError(f"all audited samples are in {folder}: there is no negative side; name a subfolder")
+    else:
+        if negative not in found:
+            raise ConfigError(f"negative={negative!r} is no subfolder of {folder}: {', '.join(found)}")
+        others = found.pop(negative)
+        if not found:
+            raise ConfigError(f"{folder} holds no concept beside the negative side {negative!r}")
+    return [auditor.concept(x, others, name) for name, x in found.items()]
+
+
 def _chosen(auditor: "Auditor", wanted: Any, what: str) -> Any:
     """Positions in the source, or a source of samples."""
     from krepes.audit.selection import positions
@@ -292,12 +318,16 @@ def _chosen(auditor: "Auditor", wanted: Any, what: str) -> Any:
 
 
 def _contents(source: Any) -> set[bytes]:
-    """A checksum of every sample."""
-    return {
+    return set(_checksums(source))
+
+
+def _checksums(source: Any) -> list[bytes]:
+    """Of every sample."""
+    return [
         hashlib.sha256(row.numpy().tobytes()).digest()
         for block in blocks(range(len(source)), 1024)
         for row in source.batch(block).cpu()
-    }
+    ]
 
 
 def _represented(auditor: "Auditor", side: Any, generator: np.random.Generator) -> Tensor:
