@@ -2,6 +2,7 @@
 
 from krepes import errors, objectives
 from krepes.audit.movement import movement
+from krepes.audit.trust import Trust
 from krepes.auditor import Auditor
 from krepes.engine import Engine
 from krepes.kernel.ntk import NTK
@@ -24,6 +25,7 @@ __all__ = [
     "RPCholesky",
     "SimCLR",
     "SpectralContrastive",
+    "Trust",
     "Uniform",
     "VICReg",
     "errors",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from krepes import influence, objectives, pipeline
 from krepes.audit import attribution
-from krepes.audit.trust import TrustGate, assess
+from krepes.audit.trust import Trust, TrustGate, assess
 from krepes.data.source import Source, Subset, as_source
 from krepes.data.stream import (
     VIEW_BLOCK,
@@ -66,6 +66,7 @@ class Auditor:
             more in lower precision (`krepes.engine.rank_tolerance`).
         progress: reports stages; default quiet.
         engine: memory budget, precision and feature store; see `krepes.Engine`.
+        trust: thresholds of the trust gate; see `krepes.Trust`.
 
     Example:
         >>> auditor = krepes.Auditor(encoder, objective="barlow_twins", landmarks=200)
@@ -94,6 +95,7 @@ class Auditor:
         rank_tolerance: float | None = None,
         progress: Progress | None = None,
         engine: Engine | None = None,
+        trust: Trust | None = None,
     ):
         if dtype not in (torch.float32, torch.float64):
             raise ConfigError(f"dtype={dtype}; expected torch.float32 or torch.float64")
@@ -116,6 +118,7 @@ class Auditor:
         )
         self.encoder = FrozenEncoder(encoder, kernel.params, device, dtype)
         self.progress = progress or Progress()
+        self.thresholds = trust or Trust()
         self._fit: pipeline.Fit | None = None
         self._source: Source | None = None
         self._training: Source | None = None
@@ -255,7 +258,11 @@ class Auditor:
     def trust_(self) -> TrustGate:
         """The trust gate: every figure, its threshold, its verdict."""
         if self._trust is None:
-            self._trust = assess(self.fit_, self.encoder, self.source_, self.settings.seed)
+            training, views = self._trained_on(None, None)
+            with self.progress.stage("trust"):
+                self._trust = assess(
+                    self.fit_, self.settings, self.encoder, self.source_, training, views, self.thresholds
+                )
         return self._trust
 
     # --------------------------------------------------------------- scores

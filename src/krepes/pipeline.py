@@ -141,23 +141,27 @@ def fit(
             )
         note(f"rank {nystrom.rank}, representation in {h} dimensions")
 
-    with progress.stage("views", total=n) as note:
-        stream = Stream(source, views, rows, nystrom, settings, memory, work)
+    moments, step = take_step(Stream(source, views, rows, nystrom, settings, memory, work), progress)
+    A0, dA = nystrom.dual(nystrom.B0), nystrom.dual(step.dB)
+    return Fit(indices, rows, nystrom, moments, step, A0, dA, memory, error)
+
+
+def take_step(stream: "Stream", progress: Progress) -> tuple[Moments | None, Step]:
+    """The last two stages: the views' moments or features, and the Newton step."""
+    settings, nystrom = stream.settings, stream.nystrom
+    with progress.stage("views", total=len(stream.source)) as note:
         if settings.objective.streaming:
             moments, problem = None, streamed_problem(settings, stream, note)
         else:
             moments = sum_moments(stream, note)
             problem = moment_problem(settings.objective, moments)
-
     with progress.stage("newton") as note:
-        step = kept_step(work, nystrom)
+        step = kept_step(stream.work, nystrom)
         if step is None:
             generator = torch.Generator().manual_seed(settings.seed)
             step = solve(settings.newton, problem, nystrom.B0, nystrom.eigenvalues, generator, note)
-            work.save("step", {"dB": step.dB}, json.dumps(step.outcome.as_plain()))
-
-    A0, dA = nystrom.dual(nystrom.B0), nystrom.dual(step.dB)
-    return Fit(indices, rows, nystrom, moments, step, A0, dA, memory, error)
+            stream.work.save("step", {"dB": step.dB}, json.dumps(step.outcome.as_plain()))
+    return moments, step
 
 
 def rank_cut(settings: Settings, rows: KernelRows) -> float:

@@ -1,20 +1,67 @@
 """The trust gate: label-free figures with thresholds, and one verdict."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 
+from krepes.audit.stability import Stability, stability
 from krepes.data.source import Source
-from krepes.data.stream import names
+from krepes.data.stream import Views, names
 from krepes.encoders.frozen import FrozenEncoder
+from krepes.errors import ConfigError, refuse_wrong_types
 from krepes.kernel.ntk import refuse_non_finite
+from krepes.pipeline import Fit, Settings
 from krepes.solver import Status
 
 SAMPLE = 2048  # samples on which the figures are estimated
 COLOURS = ("green", "amber", "red")
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Thresholds of the trust gate, each (green, amber): a figure is green up to the first, amber up to the second.
+
+    The defaults are conventions (docs/method.md). Figures marked ↓ are good when small.
+
+    Args:
+        gain_ratio, fidelity, step_size, rank, seed_stability, random_landmarks: at least.
+        nystrom_error, kernel_error, curvature_subset, randomised_weights: ↓ at most.
+        refits: whether the audit is refitted for the last three: with another seed, with random landmarks and with
+            shuffled weights, each on at most 4,096 samples.
+    """
+
+    gain_ratio: tuple[float, float] = (0.25, 0.0)
+    fidelity: tuple[float, float] = (0.7, 0.4)
+    nystrom_error: tuple[float, float] = (0.3, 0.6)
+    rank: tuple[float, float] = (2.0, 1.2)
+    step_size: tuple[float, float] = (1e-3, 1e-6)
+    kernel_error: tuple[float, float] = (0.1, 0.3)
+    curvature_subset: tuple[float, float] = (0.1, 0.3)
+    seed_stability: tuple[float, float] = (0.33, 0.14)  # half of the ten landmarks, a quarter of them
+    random_landmarks: tuple[float, float] = (-0.05, -0.2)
+    randomised_weights: tuple[float, float] = (0.6, 0.85)
+    refits: bool = True
+
+    def __post_init__(self):
+        refuse_wrong_types(self, flags=("refits",))
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == "refits":
+                continue
+            numbers = isinstance(value, tuple | list) and len(value) == 2
+            if not numbers or not all(isinstance(v, int | float) and math.isfinite(v) for v in value):
+                raise ConfigError(f"Trust: {f.name}={value!r}; expected two numbers, the limits of green and amber")
+            green, amber = value
+            if (amber < green) if f.name in AT_MOST else (amber > green):
+                order = "not below" if f.name in AT_MOST else "not above"
+                raise ConfigError(f"Trust: {f.name}={value!r}; the limit of amber must be {order} that of green")
+            object.__setattr__(self, f.name, (float(green), float(amber)))
+
+
+AT_MOST = ("nystrom_error", "kernel_error", "curvature_subset", "randomised_weights")
 
 
 @dataclass(frozen=True)
@@ -47,17 +94,19 @@ class TrustGate:
         return cls(plain["verdict"], plain["sentence"], [TrustFigure(**f) for f in plain["figures"]])
 
 
-def assess(fit, encoder: FrozenEncoder, source: Source, seed: int) -> TrustGate:
+def assess(
+    fit: Fit, settings: Settings, encoder: FrozenEncoder, source: Source, training: Source, views: Views, trust: Trust
+) -> TrustGate:
     """The gate's figures on a seeded subset of at most 2,048 samples.
 
     Args:
-        fit: the `pipeline.Fit`.
-        encoder: the audited network, for the fidelity.
-        source: the samples.
-        seed: of the subset.
+        encoder: the audited network.
+        source: the samples that are audited.
+        training, views: those that the objective saw, for the refits.
     """
-    subset = _subset(len(source), seed)
-    blocks = [source.batch(subset[i : i + 256]) for i in range(0, len(subset), 256)]
+    subset = _subset(len(source), settings.seed)
+    samples = torch.cat([source.batch(subset[i : i + 256]) for i in range(0, len(subset), 256)])
+    blocks = samples.split(256)
     kernel = [fit.rows(b) for b in blocks]
     K, diagonal = torch.cat([k for k, _ in kernel]).double(), torch.cat([d for _, d in kernel])
     phi = fit.nystrom.features(K)
@@ -67,41 +116,46 @@ def assess(fit, encoder: FrozenEncoder, source: Source, seed: int) -> TrustGate:
     refuse_non_finite(torch.isfinite(embedded).all(1), names(source, subset), "embeddings")
     z = embedded.numpy()
     f0, f = (phi @ B for B in (fit.nystrom.B0, fit.nystrom.B0 + fit.step.dB))
-    outcome = fit.step.outcome
+    outcome, nystrom = fit.step.outcome, fit.nystrom
     drop = outcome.loss_before - outcome.loss_after
     relative_drop = drop / max(abs(outcome.loss_before), 1e-300)
     share = float(phi.matmul(fit.step.dB).norm() / f0.norm().clamp_min(1e-300))
+    found = fidelity(f, z)
+    make = _Figures(trust)
     figures = [
-        _figure("loss decrease", relative_drop, f"{outcome.loss_before:.4g} → {outcome.loss_after:.4g}",
-                (0.0, 0.0), "> 0", "The step must lower the objective that it is said to explain.", strict=True),
-        _figure("gain ratio", outcome.gain_ratio, None, (0.25, 0.0), "≥ 0.25",
-                "Actual over predicted decrease: near 1, the one-step model describes the objective."),
+        make("loss decrease", relative_drop, f"{outcome.loss_before:.4g} → {outcome.loss_after:.4g}",
+             "The step must lower the objective that it is said to explain."),
+        make("gain ratio", outcome.gain_ratio, None,
+             "Actual over predicted decrease: near 1, the one-step model describes the objective."),
         TrustFigure("linear solve", _finite(outcome.residual),
                     f"residual {outcome.residual:.1e} after {outcome.iterations} iterations", "converged",
                     {Status.CONVERGED: "green", Status.ITERATION_LIMIT: "amber"}.get(outcome.status, "red"),
                     outcome.status.value),
-        _figure("fidelity R²", fidelity(f, z), None, (0.7, 0.4), "≥ 0.7",
-                "Variance of the network's embedding that a linear map of the kernel representation predicts on "
-                "held-out samples."),
-        _figure("Nyström error", error, None, (0.3, 0.6), "≤ 0.3",
-                "Share of the kernel's trace that the landmarks leave out.", at_most=True),
-        _figure("step size", share, None, (1e-3, 1e-6), "≥ 0.001",
-                "Size of the objective's step in representation space relative to its start; near 0 there is "
-                "nothing to explain."),
+        make("fidelity", found, None,
+             "R²: variance of the network's embedding that a linear map of the kernel representation predicts on "
+             "held-out samples."),
+        make("nystrom error", error, None, "Share of the kernel's trace that the landmarks leave out."),
+        make("rank", nystrom.rank / nystrom.h, f"{nystrom.rank} for {nystrom.h} dimensions",
+             "Kernel dimensions that the landmarks span, per dimension of the representation: at 1 the step has no "
+             "room."),
+        make("step size", share, None,
+             "Size of the objective's step in representation space relative to its start; near 0 there is nothing to "
+             "explain."),
     ]  # fmt: skip
     if fit.kernel_error is not None:
-        figures.append(_figure(
-            "kernel error", fit.kernel_error.centred, f"{fit.kernel_error.centred:.1e}", (0.1, 0.3), "≤ 0.1",
+        figures.append(make(
+            "kernel error", fit.kernel_error.centred, f"{fit.kernel_error.centred:.1e}",
             "Relative error of the centred kernel that sketching, projection or lower precision cost, measured among "
-            "landmarks.", at_most=True,
+            "landmarks.",
         ))  # fmt: skip
     if outcome.full_residual is not None:
-        figures.append(_figure(
+        figures.append(make(
             "curvature subset", outcome.full_residual, f"residual {outcome.full_residual:.1e} from "
-            f"{outcome.curvature_samples:,} pairs", (0.1, 0.3), "≤ 0.1",
+            f"{outcome.curvature_samples:,} pairs",
             "Residual of the step under the curvature of all pairs, of which the solve knew a random subset.",
-            at_most=True,
         ))  # fmt: skip
+    if trust.refits and outcome.step_length > 0 and math.isfinite(outcome.relative_damping):
+        figures += _refit_figures(make, stability(fit, settings, encoder, training, views, samples), found, z)
     worst = max((f.verdict for f in figures), key=COLOURS.index)
     bad = [f.name for f in figures if f.verdict == worst]
     sentence = {
@@ -110,6 +164,24 @@ def assess(fit, encoder: FrozenEncoder, source: Source, seed: int) -> TrustGate:
         "red": f"Do not rely on this explanation: {', '.join(bad)} failed.",
     }[worst]
     return TrustGate(worst, sentence, figures)
+
+
+def _refit_figures(make: "_Figures", seen: Stability, found: float, z: np.ndarray) -> list[TrustFigure]:
+    """What refits with another seed, random landmarks and shuffled weights say."""
+    by_random = math.nan if seen.random_landmarks is None else fidelity(seen.random_landmarks, z)
+    spanned = math.isfinite(by_random)
+    return [
+        make("seed stability", seen.jaccard, f"Jaccard {seen.jaccard:.2f} (chance {seen.chance:.2f})",
+             "Overlap of the ten most influential landmarks of a sample with those of another seed of the views (and "
+             "of a sketch's directions), the landmarks held."),
+        make("random landmarks", found - by_random if spanned else math.inf,
+             f"fidelity {found:.3g} against {by_random:.3g}" if spanned else "random ones do not span f",
+             "Fidelity less that of as many landmarks drawn at random: below 0, choosing them did harm."),
+        make("randomised weights", seen.randomised if math.isfinite(seen.randomised) else 0.0,
+             f"rank correlation {seen.randomised:.2f}" if math.isfinite(seen.randomised) else "no kernel left",
+             "Rank correlation of influences with those of the same network with shuffled weights: near 1, the "
+             "ranking is not about what the network learned."),
+    ]  # fmt: skip
 
 
 def fidelity(f: torch.Tensor, z: np.ndarray) -> float:
@@ -132,21 +204,29 @@ def _subset(n: int, seed: int) -> list[int]:
     return torch.randperm(n, generator=generator)[:SAMPLE].tolist()
 
 
-def _figure(name, value, display, limits, threshold, meaning, strict=False, at_most=False) -> TrustFigure:
-    """Green up to limits[0], amber up to limits[1], red beyond or where the value is not a number.
+@dataclass(frozen=True)
+class _Figures:
+    """Figures with their verdicts by the thresholds."""
 
-    Args:
-        strict: the limit itself is beyond.
-        at_most: small values are good; else large ones.
-    """
+    trust: Trust
 
-    def within(limit: float) -> bool:
-        good = value <= limit if at_most else value >= limit
-        return good and not (strict and value == limit)
+    def __call__(self, name: str, value: float, display: str | None, meaning: str) -> TrustFigure:
+        """Green up to the first limit, amber up to the second, red beyond or where the value is not a number."""
+        key = name.replace(" ", "_")
+        limits, at_most = getattr(self.trust, key, (0.0, 0.0)), key in AT_MOST
+        strict = key == "loss_decrease"  # a step that changes nothing explains nothing
 
-    verdict = "green" if within(limits[0]) else "amber" if within(limits[1]) else "red"
-    shown = display or ("–" if not math.isfinite(value) else f"{value:.3g}")
-    return TrustFigure(name, _finite(value), shown, threshold, verdict, meaning)
+        def within(limit: float) -> bool:
+            good = value <= limit if at_most else value >= limit
+            return good and not (strict and value == limit)
+
+        verdict = "green" if within(limits[0]) else "amber" if within(limits[1]) else "red"
+        shown = display or ("–" if not math.isfinite(value) else f"{value:.3g}")
+        sign = "≤" if at_most else ">" if strict else "≥"
+        return TrustFigure(LABELS.get(key, name), _finite(value), shown, f"{sign} {limits[0]:g}", verdict, meaning)
+
+
+LABELS = {"fidelity": "fidelity R²", "nystrom_error": "Nyström error"}
 
 
 def _finite(value: float) -> float | None:

@@ -1,0 +1,160 @@
+"""The trust gate: refits say what they should, thresholds are the user's, and a bad explanation is not green."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from krepes import NTK, Auditor, BarlowTwins, Newton, SimCLR, Trust, VICReg
+from krepes.audit import stability
+from krepes.data import ArraySource
+from krepes.encoders import MLP
+from krepes.errors import ConfigError
+
+N, D = 300, 8
+
+
+def noisy(batch, generator):
+    return batch + 0.2 * torch.randn(batch.shape, generator=generator, dtype=batch.dtype)
+
+
+def samples() -> torch.Tensor:
+    return torch.randn(N, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def fitted(views=noisy, objective=None, kernel="trace", **settings) -> Auditor:
+    torch.manual_seed(0)
+    auditor = Auditor(
+        MLP(D, (24,), 4).eval(), objective or BarlowTwins(0.05), kernel, landmarks=40,
+        newton=settings.pop("newton", Newton(damping=0.1)), dtype=torch.float64, **settings,
+    )  # fmt: skip
+    return auditor.fit(ArraySource(samples(), [f"s{i}" for i in range(N)], pd.DataFrame({"a": range(N)})), views)
+
+
+def figures(auditor) -> dict:
+    return {f.name: f for f in auditor.trust_.figures}
+
+
+def test_every_figure_is_there_with_its_threshold():
+    found = figures(fitted())
+    assert list(found) == [
+        "loss decrease", "gain ratio", "linear solve", "fidelity R²", "Nyström error", "rank", "step size",
+        "seed stability", "random landmarks", "randomised weights",
+    ]  # fmt: skip
+    assert all(f.threshold and f.meaning for f in found.values())
+    assert found["randomised weights"].threshold == "≤ 0.6"
+
+
+def test_thresholds_are_the_users():
+    strict = fitted(trust=Trust(fidelity=(1.0, 0.9999), randomised_weights=(-1, -1)))
+    found = figures(strict)
+    assert found["fidelity R²"].verdict == "red"
+    assert found["randomised weights"].verdict == "red"
+    assert strict.trust_.verdict == "red"
+    assert "fidelity R²" in strict.trust_.sentence
+    assert "seed stability" not in figures(fitted(trust=Trust(refits=False)))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"fidelity": 0.7}, {"fidelity": (0.4, 0.7)}, {"nystrom_error": (0.6, 0.3)}, {"rank": ("a", 1)},
+              {"refits": 1}, {"gain_ratio": (math.nan, 0)}],
+)  # fmt: skip
+def test_wrong_thresholds_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Trust(**wrong)
+
+
+def test_views_without_randomness_make_the_same_ranking():
+    still = fitted(lambda batch, generator: batch * 1.1)
+    assert figures(still)["seed stability"].value > 0.95  # the seed also draws the probe of the mean curvature
+    assert 0.1 < figures(fitted())["seed stability"].value < 1
+
+
+def test_more_samples_make_the_ranking_stabler():
+    """Views of few samples are noise, and the figure shows it."""
+    few, many = fitted(), fitted()
+    some = stability.Refitter.of(few.fit_, few.settings, few.encoder, few.source_, noisy)
+    assert len(some.source) == N
+    x = samples()[:64]
+    drawn = []
+    for n in (30, N):
+        part = stability.Refitter(
+            many.fit_, some.settings, many.encoder, ArraySource(samples()[:n]), noisy
+        )  # fmt: skip
+        steps = [part.step(many.fit_.rows, s) for s in (some.settings, _other_seed(some.settings))]
+        drawn.append(stability.jaccard(*(stability.influence_of(many.fit_.rows, dA, x) for _, dA in steps), 10))
+    assert drawn[0] < drawn[1]
+
+
+def _other_seed(settings):
+    from dataclasses import replace
+
+    return replace(settings, seed=9)
+
+
+def test_the_refit_of_the_same_settings_is_the_fit():
+    auditor = fitted()
+    again = stability.Refitter.of(auditor.fit_, auditor.settings, auditor.encoder, auditor.source_, noisy)
+    _, dA = again.step(auditor.fit_.rows, again.settings)
+    torch.testing.assert_close(dA, auditor.dA_, rtol=1e-6, atol=1e-9)
+
+
+def test_shuffled_weights_keep_each_tensors_entries_and_leave_the_network_alone():
+    network = MLP(D, (24,), 4).eval()
+    before = [p.clone() for p in network.parameters()]
+    other = stability.shuffled(network, 0)
+    for p, q, kept in zip(network.parameters(), other.parameters(), before, strict=True):
+        assert torch.equal(p, kept)
+        assert torch.equal(p.flatten().sort().values, q.flatten().sort().values)
+    assert not torch.equal(next(iter(network.parameters())), next(iter(other.parameters())))
+
+
+def test_jaccard_and_its_chance():
+    a = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
+    b = torch.tensor([[3.0, 0.0, 1.0, 2.0]])
+    assert stability.jaccard(a, a, 2) == 1
+    assert stability.jaccard(a, b, 2) == pytest.approx(1 / 3)
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.rand(4000, 50, generator=generator) for _ in range(2))
+    assert stability.jaccard(one, other, 10) == pytest.approx(stability.chance(10, 50), abs=0.01)
+
+
+@pytest.mark.parametrize("objective", [VICReg(), SimCLR(batch_size=64)])
+@pytest.mark.parametrize("kernel", ["trace", NTK("sketch", sketch=4), NTK("pseudo", project=32)])
+def test_every_objective_and_kernel_is_refitted(objective, kernel):
+    auditor = fitted(objective=objective, kernel=kernel, newton=Newton(damping="auto"))
+    found = figures(auditor)
+    assert 0 <= found["seed stability"].value <= 1
+    assert abs(found["randomised weights"].value) <= 1
+
+
+def test_two_tensors_of_views_and_subsets_are_refitted():
+    x = samples()
+    pair = (x + 0.1, x - 0.1)
+    auditor = fitted(pair)
+    assert figures(auditor)["seed stability"].value > 0.95
+    other = auditor.counterfactual([f"s{i}" for i in range(20)], keep_landmarks=True)
+    assert figures(other)["seed stability"].value > 0.95
+
+
+def test_a_network_that_shuffling_breaks_is_said():
+    """Exponentials of shuffled weights overflow."""
+
+    class Steep(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(D, 8, dtype=torch.float64)
+            with torch.no_grad():
+                self.layer.weight.zero_()
+                self.layer.weight[:, 0] = 900.0  # acts on the first input, which is small
+                self.layer.weight[1:, 1:] = 0.1 * torch.eye(7)
+
+        def forward(self, x):
+            return torch.exp(self.layer(x * torch.tensor([1e-3] + [1.0] * (D - 1), dtype=x.dtype)))
+
+    torch.manual_seed(0)
+    auditor = Auditor(Steep().eval(), VICReg(), landmarks=40, newton=Newton(damping="auto"), dtype=torch.float64)
+    auditor.fit(samples(), noisy)
+    figure = next(f for f in auditor.trust_.figures if f.name == "randomised weights")
+    assert figure.display == "no kernel left"
