@@ -20,8 +20,9 @@ from krepes.encoders import MLP
 
 OUTPUTS = {
     "manifest.json", "model.safetensors", "landmarks.parquet", "influence.parquet", "points.parquet", "trust.json",
-    "report.html",
+    "report.html", "concepts.parquet", "attribution.parquet",
 }  # fmt: skip
+OF_TABLES = {"feature_gap.parquet", "evaluation.parquet"}  # and of labels
 
 
 def krepes_command(*arguments):
@@ -97,6 +98,8 @@ def table(tmp_path) -> Path:
         "objective": {"name": "vicreg"},
         "landmarks": {"m": 20},
         "report": {"explain": ["row-7", "row-5"]},
+        "audit": {"automatic_concepts": False},
+        "trust": {"refits": False},
         "output": str(tmp_path / "run"),
     }
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
@@ -178,7 +181,7 @@ def test_adult_goes_from_csv_to_report(tmp_path):
     flags = [x for o in options for x in ("--set", o)]
     result = krepes_command("audit", example / "barlow_twins.yaml", "--output", tmp_path / "run", *flags)
     assert result.exit_code == 0, result.output
-    assert {p.name for p in (tmp_path / "run").iterdir()} == OUTPUTS
+    assert {p.name for p in (tmp_path / "run").iterdir()} == OUTPUTS | OF_TABLES
     assert "Never-married" in (tmp_path / "run" / "report.html").read_text()
 
 

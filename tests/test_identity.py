@@ -160,6 +160,7 @@ def config(tmp_path):
         "encoder: {factory: 'krepes.encoders:MLP', args: {n_in: 3, hidden: [8], n_out: 4}, weights: w.safetensors}\n"
         "data: {table: t.csv, schema: schema.json}\nviews: {name: gaussian, std: 0.3}\n"
         "objective: {name: barlow_twins, weight: 5e-3}\nlandmarks: {m: 20}\nnewton: {max_iter: 400, tol: 1e-5}\n"
+        "audit: {automatic_concepts: false}\ntrust: {refits: false}\n"
     )
     return tmp_path / "a.yaml"
 

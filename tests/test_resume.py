@@ -31,6 +31,7 @@ def configuration(folder: Path, objective: dict) -> Path:
                     "weights": "weights.safetensors"},
         "data": {"array": "x.npy"}, "views": {"name": "gaussian", "std": 0.3}, "objective": objective,
         "landmarks": {"m": 40}, "newton": {"damping": 1.0},
+        "audit": {"automatic_concepts": False, "attribution": 0}, "trust": {"refits": False},
     }  # fmt: skip
     (folder / "audit.yaml").write_text(yaml.safe_dump(config))
     return folder / "audit.yaml"

@@ -1,6 +1,7 @@
 """krepes: explain self-supervised representations without labels."""
 
 from krepes import errors, objectives
+from krepes.audit.findings import AuditPlan
 from krepes.audit.movement import movement
 from krepes.audit.trust import Trust
 from krepes.auditor import Auditor
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BYOL",
     "NTK",
+    "AuditPlan",
     "Auditor",
     "BarlowTwins",
     "Engine",

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from krepes.audit.concepts import Concept
     from krepes.audit.discovery import AutomaticConcept
     from krepes.audit.feature_gap import Tops
+    from krepes.audit.findings import AuditPlan, Findings
 
 BLOCK = 256  # samples per block of the scores that are returned as one table
 
@@ -338,6 +339,18 @@ class Auditor:
             ConfigError: both direction and target are given, one of them is of another shape, or the auditor took no
                 step, or several.
         """
+        return self._attributed(x, direction, target, source, views)
+
+    def _attributed(
+        self,
+        x: Any,
+        direction: Any,
+        target: "str | Callable[[Tensor], Tensor] | None",
+        source: Any = None,
+        views: Views | None = None,
+        among: Any = None,
+    ) -> Tensor:
+        """`attribute`, of the training samples at the positions `among` (k,) if given: (t, k)."""
         if direction is not None and target is not None:
             raise ConfigError("direction and target are two ways to ask; give one of them")
         fitted = self.fit_
@@ -357,7 +370,7 @@ class Auditor:
             gradients = attribution.gradients_of(attribution.invariance(phi, self._features_of_views(x, views)), B)
         else:
             raise ConfigError(f"target={target!r}; expected 'invariance' or a function of f")
-        return attribution.attribute(fitted, self.settings, source, views, gradients, self.progress)
+        return attribution.attribute(fitted, self.settings, source, views, gradients, self.progress, among)
 
     def concept(self, positive: Any, negative: Any = None, name: str = "concept", draws: int = 50) -> "Concept":
         """A direction with a meaning: the unit normal of a linear separator of two sets of samples.
@@ -407,8 +420,8 @@ class Auditor:
 
         Args:
             space: "representation", of 1,000 seeded samples; or "step", of the landmarks' coefficients ΔÃ.
-            k: number of directions; default the one of 2, 4, 6, 8, 12, 16, 24, 32 whose mean stability is farthest
-                above that of directions in Gaussian data of the same covariance.
+            k: number of directions; default the one of 2, 4, 8, 12, 16, 24, 32 whose k-means starts are most
+                stable, beyond those in Gaussian data of the same covariance.
 
         Returns:
             the directions, usable ones first: stability over resamples, p against the surrogate, share, members; and
@@ -671,12 +684,45 @@ class Auditor:
 
         return save_auditor(self, Path(folder))
 
-    def report(self, path: str | Path, title: str = "Audit of a self-supervised encoder") -> Path:
-        """Write the report, one offline HTML file."""
+    def findings(
+        self, plan: "AuditPlan | None" = None, explain: Sequence[int] | None = None, labels: Any = None
+    ) -> "Findings":
+        """Concepts, alignment gaps, attributed training samples and figures against labels: all that a plan asks.
+
+        Args:
+            plan: default `krepes.AuditPlan()`.
+            explain: positions of the samples that training samples are attributed to; default six, seeded.
+            labels: one class per audited sample, None where it is missing; they reach the evaluation alone.
+
+        Returns:
+            tables, each None where it could not be had, and notes that say why.
+
+        Raises:
+            ConfigError, DataError: the plan asks for concepts or columns that the samples do not have.
+        """
+        from krepes.audit.findings import AuditPlan, find
+        from krepes.report.build import seeded_subset
+
+        plan = plan or AuditPlan()
+        plan.check(self.source_)
+        chosen = sorted(seeded_subset(len(self.source_), 6, self.settings.seed)) if explain is None else list(explain)
+        return find(self, plan, chosen, None if labels is None else np.asarray(labels, dtype=object))
+
+    def report(
+        self,
+        path: str | Path,
+        title: str = "Audit of a self-supervised encoder",
+        findings: "Findings | None" = None,
+    ) -> Path:
+        """Write the report, one offline HTML file.
+
+        Args:
+            findings: what `findings()` gave; default its defaults, which take some seconds.
+        """
         from krepes.files import write_atomically
         from krepes.report.build import build_report
 
-        html = build_report(self, title)
+        html = build_report(self, title, findings=self.findings() if findings is None else findings)
         return write_atomically(Path(path), lambda p: p.write_text(html, encoding="utf-8"))
 
     _trust: TrustGate | None = None

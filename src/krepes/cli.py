@@ -61,14 +61,14 @@ def audit(
 ) -> None:
     """Audit an encoder as a configuration file says."""
     with _errors_in_words():
-        from krepes.config import build_auditor, build_encoder, build_source, build_views, read_config
+        from krepes.config import build_auditor, build_data, build_encoder, build_plan, build_views, read_config
         from krepes.run import run_audit, summarise
 
         console = _console(quiet)
         settings = read_config(config, set_ or [])
         folder = config.resolve().parent
         network = build_encoder(settings.encoder, folder)
-        source = build_source(settings.data, folder)
+        source, labels = build_data(settings.data, folder)
         auditor = build_auditor(settings, network, _progress(console, quiet))
         target = output or Path(settings.output)
         console.print(f"{settings.title}: {len(source):,} samples from {config}", highlight=False, markup=False)
@@ -78,6 +78,7 @@ def audit(
             title=settings.title, command=_command(), explain=settings.report.explain,
             top_k=settings.report.top_k, overwrite=overwrite,
             extra={"encoder": plain["encoder"], "config_folder": str(folder)},
+            plan=build_plan(settings, folder), labels=labels if settings.audit.evaluate else None,
         )  # fmt: skip
         if auditor._fit is not None:
             summarise(auditor, target, console)

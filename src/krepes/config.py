@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from krepes import objectives
+from krepes.audit.findings import AuditPlan
+from krepes.audit.trust import Trust
 from krepes.auditor import Auditor
 from krepes.data import (
     ArraySource,
@@ -26,7 +28,7 @@ from krepes.data import (
     TableSource,
     read_table,
 )
-from krepes.data.readers import MISSING, is_parquet
+from krepes.data.readers import MISSING, column_names, is_parquet
 from krepes.data.tables import ids_of
 from krepes.engine import Engine
 from krepes.errors import ConfigError, DataError, EncoderError
@@ -63,8 +65,9 @@ class EncoderConfig(Section):
 class DataConfig(Section):
     """A CSV or Parquet table with the schema saved at training, or an .npy array.
 
-    `columns` names all columns of a CSV file without a header, or the columns to read of a Parquet file (default: the
-    schema's and `id`).
+    `label` is a column that never reaches the encoder, `labels` an .npy of classes for an array: the audit's figures
+    against labels alone see them. `columns` names all columns of a CSV file without a header, or the columns to read of
+    a Parquet file (default: the schema's, `id` and `label`).
     """
 
     table: str | None = None
@@ -74,6 +77,7 @@ class DataConfig(Section):
     skip_lines: int = Field(0, ge=0)
     missing: list[str] = list(MISSING)
     label: str | None = None
+    labels: str | None = None
     id: str | None = None
     rows: int | None = Field(None, ge=1)
 
@@ -103,6 +107,25 @@ class ReportConfig(Section):
     top_k: int = Field(default=10, ge=1)
 
 
+class ConceptConfig(Section):
+    """Two sides of a concept: queries on the table, or lists of ids."""
+
+    positive: str | list[str]
+    negative: str | list[str] | None = None
+
+
+class AuditConfig(Section):
+    """What is asked beside the scores; see `krepes.AuditPlan`. `evaluate` switches figures against `data.label` off."""
+
+    concepts: dict[str, str | list[str] | ConceptConfig] = {}
+    concept_folder: str | None = None
+    automatic_concepts: bool = True
+    features: list[str] | None = None
+    points: int = Field(default=1000, ge=20)
+    attribution: int = Field(default=200_000, ge=0)
+    evaluate: bool = True
+
+
 class EngineConfig(Section):
     """Memory budget, precision of the products, and where pairs' features are kept; see `krepes.Engine`."""
 
@@ -127,6 +150,8 @@ class Config(Section):
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     engine: EngineConfig = EngineConfig()
+    audit: AuditConfig = AuditConfig()
+    trust: dict[str, Any] = {}
     report: ReportConfig = ReportConfig()
     output: str = "runs/audit"
 
@@ -240,10 +265,15 @@ def build_encoder(config: EncoderConfig, folder: Path, modules_only: bool = Fals
 
 def build_source(config: DataConfig, folder: Path) -> Source:
     """The samples."""
+    return build_data(config, folder)[0]
+
+
+def build_data(config: DataConfig, folder: Path) -> tuple[Source, np.ndarray | None]:
+    """The samples, and their classes (n,) as objects, None where missing; no classes if the data has none."""
     if (config.table is None) == (config.array is None):
         raise ConfigError("data needs exactly one of 'table' (CSV or Parquet) and 'array' (.npy)")
     if config.array is not None:
-        unused = sorted(k for k in config.model_fields_set - {"array", "rows"} if getattr(config, k))
+        unused = sorted(k for k in config.model_fields_set - {"array", "labels", "rows"} if getattr(config, k))
         if unused:
             raise ConfigError(f"data.{', data.'.join(unused)} says something about tables; data.array is none")
         path = resolve(config.array, folder)
@@ -253,21 +283,51 @@ def build_source(config: DataConfig, folder: Path) -> Source:
             raise DataError(f"cannot read {path} as .npy: {error}") from error
         if not isinstance(array, np.ndarray):
             raise DataError(f"{path} is an archive of arrays; expected one array, saved with numpy.save")
-        return ArraySource(array[: config.rows] if array.ndim else array)
+        source = ArraySource(array[: config.rows] if array.ndim else array)
+        return source, None if config.labels is None else _labels_of_array(config, folder, len(source))
+    if config.labels is not None:
+        raise ConfigError("data.labels is for data.array; for a table name its label column, data.label")
     if config.schema_file is None:
         raise ConfigError("data.schema is missing: the table schema that was saved when the encoder was trained")
     schema = TableSchema.load(resolve(config.schema_file, folder))
     if config.label is not None and config.label in schema.slices:
         raise DataError(f"the schema encodes the label column '{config.label}'; labels never reach the encoder")
     path, id_column = resolve(config.table or "", folder), [config.id] if config.id else []
-    columns = config.columns or ([*schema.slices, *id_column] if is_parquet(path) else None)
+    found = config.label is not None and (not is_parquet(path) or config.label in column_names(path))
+    label_column = [config.label] if config.label is not None and found else []
+    columns = config.columns or ([*schema.slices, *id_column, *label_column] if is_parquet(path) else None)
     # as text, so that 01 stays 01
-    text = [*id_column, *(c.name for c in schema.columns if c.kind == "categorical")]
+    text = [*id_column, *label_column, *(c.name for c in schema.columns if c.kind == "categorical")]
     frame = read_table(path, columns, config.skip_lines, config.missing, text)
     frame = frame.head(config.rows) if config.rows else frame
-    if config.id is None:
-        return TableSource(frame, schema)
-    return TableSource(frame, schema, ids_of(frame, config.id))
+    ids = None if config.id is None else ids_of(frame, config.id)
+    labels = None
+    if config.label is not None and config.label in frame.columns:
+        labels = frame[config.label].astype(object).where(frame[config.label].notna(), None).to_numpy()
+    return TableSource(frame, schema, ids), labels
+
+
+def _labels_of_array(config: DataConfig, folder: Path, n: int) -> np.ndarray:
+    path = resolve(config.labels or "", folder)
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path} as .npy: {error}") from error
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or len(labels) < n:
+        raise DataError(f"data.labels holds shape {getattr(labels, 'shape', None)}; expected ({n},), one class each")
+    if config.rows is None and len(labels) != n:
+        raise DataError(f"data.labels holds {len(labels)} classes for {n} samples; expected one each")
+    return labels[:n].astype(object)
+
+
+def build_plan(config: Config, folder: Path) -> AuditPlan:
+    """What is asked beside the scores."""
+    asked = config.audit
+    concepts = {
+        name: side.model_dump() if isinstance(side, ConceptConfig) else side for name, side in asked.concepts.items()
+    }
+    place = None if asked.concept_folder is None else resolve(asked.concept_folder, folder)
+    return AuditPlan(concepts, place, asked.automatic_concepts, asked.features, asked.points, asked.attribution)
 
 
 def build_views(config: ViewsConfig, source: Source):
@@ -296,6 +356,10 @@ def build_auditor(config: Config, network: nn.Module, progress: Progress) -> Aud
         kernel, newton = NTK(**config.kernel), Newton(**{"damping": "auto", **config.newton})
     except TypeError as error:
         raise ConfigError(f"objective, kernel or newton: {error}") from error
+    try:
+        trust = Trust(**config.trust)
+    except TypeError as error:
+        raise ConfigError(f"trust: {error}") from error
     sampler = SAMPLERS[config.landmarks.sampler](m=config.landmarks.m, space=config.landmarks.space)
     return Auditor(
         network,
@@ -309,4 +373,5 @@ def build_auditor(config: Config, network: nn.Module, progress: Progress) -> Aud
         getattr(torch, config.dtype),
         progress=progress,
         engine=Engine(**config.engine.model_dump()),
+        trust=trust,
     )

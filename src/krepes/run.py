@@ -1,18 +1,21 @@
 """One audit from samples to run folder."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from krepes.audit.findings import AuditPlan, Findings, find
 from krepes.auditor import Auditor
 from krepes.data.source import Source
 from krepes.data.stream import Views
 from krepes.engine import in_words, peak_resident
 from krepes.errors import ConfigError
-from krepes.files import one_writer, remove_unfinished, sha256_file, write_atomically, write_json
+from krepes.files import one_writer, remove_unfinished, sha256_file, sha256_tree, write_atomically, write_json
 from krepes.report.build import build_report, number, seeded_subset
 from krepes.results import MODEL, RunFolder, describe_settings, read_manifest, save_auditor, versions
 from krepes.tables import write_tables
@@ -35,6 +38,8 @@ def run_audit(
     top_k: int = 10,
     overwrite: bool = False,
     extra: dict[str, Any] | None = None,
+    plan: AuditPlan | None = None,
+    labels: np.ndarray | None = None,
 ) -> Path:
     """Fit, score, write everything; the folder's manifest says at any moment how far the run got.
 
@@ -43,6 +48,8 @@ def run_audit(
     Args:
         config: the resolved configuration; a folder of another one is refused.
         extra: more entries of the manifest.
+        plan: what is asked beside the scores; default `AuditPlan()`.
+        labels: one class per sample, None where missing, for the figures against labels alone.
 
     Returns:
         the report's path.
@@ -50,12 +57,18 @@ def run_audit(
     Raises:
         RunFolderError: another process writes to the folder, it belongs to another run, or it cannot be written.
     """
+    plan = plan or AuditPlan()
+    plan.check(source)
     with one_writer(folder):
         prints = {"encoder": auditor.encoder.fingerprint(), "data": source.fingerprint()}
+        if labels is not None:
+            prints["labels"] = hashlib.sha256(repr(labels.tolist()).encode()).hexdigest()
+        if plan.concept_folder is not None:
+            prints["concepts"] = sha256_tree(Path(plan.concept_folder))
         chosen = explained_positions(source, explain, auditor.settings.seed)
         identity = {"fingerprints": prints, "config": config, "behaviour": auditor.behaviour(source, views)}
         if overwrite and (folder / "manifest.json").exists():
-            for name in OUTPUTS:
+            for name in (*OUTPUTS, *FINDINGS):
                 (folder / name).unlink(missing_ok=True)
             Work(folder / WORK).clear()
             (folder / "manifest.json").unlink()  # last: without it, what remains would be a stranger's
@@ -83,18 +96,24 @@ def run_audit(
                 landmarks = write_tables(auditor, source, folder, top_k, work, note)
                 if work.reused:
                     note(f"{len(work.reused)} finished blocks of an earlier run used")
+            run.mark("running", "findings")
+            found = find(auditor, plan, chosen, labels)
+            written = write_findings(found, folder)
+            for note in found.notes:
+                auditor.progress.say(f"note       {note}")
             run.mark("running", "report")
+            write_json(folder / "trust.json", auditor.trust_.as_dict())
             with auditor.progress.stage("report"):
-                trust = auditor.trust_.as_dict()
-                write_json(folder / "trust.json", trust)
-                html = build_report(auditor, title, chosen, command, config, landmarks)
+                html = build_report(auditor, title, chosen, command, config, landmarks, found)
                 write_atomically(folder / "report.html", lambda p: p.write_text(html, encoding="utf-8"))
             peak = peak_resident()
             if peak is not None:
                 auditor.progress.say(f"memory     peak {in_words(peak)} resident in this process")
             more = {"config": config, "behaviour": identity["behaviour"], "command": command,
-                    "peak_resident_bytes": peak, "outputs": {name: sha256_file(folder / name) for name in OUTPUTS if
-                    name != MODEL}, **(extra or {})}  # fmt: skip
+                    "peak_resident_bytes": peak, "figures": {"spectral_entropy": auditor.spectral_entropy_},
+                    "notes": list(found.notes), "attributed": found.attributed,
+                    "outputs": {name: sha256_file(folder / name) for name in (*OUTPUTS, *written) if name != MODEL},
+                    **(extra or {})}  # fmt: skip
             save_auditor(auditor, folder, more, prints)
             work.clear()
         except BaseException as error:
@@ -110,6 +129,22 @@ def run_audit(
 OUTPUTS = (
     "model.safetensors", "landmarks.parquet", "influence.parquet", "points.parquet", "trust.json", "report.html",
 )  # fmt: skip
+
+
+FINDINGS = ("concepts.parquet", "feature_gap.parquet", "attribution.parquet", "evaluation.parquet")
+
+
+def write_findings(found: Findings, folder: Path) -> list[str]:
+    """A Parquet file per table; a table that an earlier attempt left and this one has not is removed."""
+    written = []
+    for name in FINDINGS:
+        table = getattr(found, name.removesuffix(".parquet"))
+        if table is None:
+            (folder / name).unlink(missing_ok=True)
+            continue
+        write_atomically(folder / name, lambda p, table=table: table.to_parquet(p, index=False))
+        written.append(name)
+    return written
 
 
 def damaged(folder: Path) -> list[str]:

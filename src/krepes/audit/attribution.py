@@ -10,33 +10,47 @@ exact for the one-step solution with landmarks, B₀ and λ held fixed (docs/met
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from krepes.data.source import Source
-from krepes.data.stream import Views, shards
+from krepes.data.stream import Views, shards, subset
 from krepes.errors import ConfigError, KrepesWarning
 from krepes.objectives.base import Bilinear, Problem, QuadraticTerm
 from krepes.pipeline import Fit, Settings, Stream, moment_problem, planned_memory, streamed_problem
 from krepes.progress import Progress
 from krepes.solver import Outcome, Status
-from krepes.solver.cg import conjugate_gradients
+from krepes.solver.cg import conjugate_gradients_together
 from krepes.solver.system import System, linearise
 from krepes.work import Work
 
 VIEWS = 8  # of each explained sample, for its local invariance
+SOLVE_NUMBERS = 2**23  # of the right-hand sides that are solved together; each solve holds four such vectors
+ITERATIONS = 10  # times the step's: the gradient of a target is rougher than that of the loss
 
 
 def attribute(
-    fit: Fit, settings: Settings, source: Source, views: Views, gradients: Tensor, progress: Progress
+    fit: Fit,
+    settings: Settings,
+    source: Source,
+    views: Views,
+    gradients: Tensor,
+    progress: Progress,
+    among: np.ndarray | None = None,
 ) -> Tensor:
     """dT/dw_i of every query T and every training sample i, (Q, n), in the encoder's type.
 
     Args:
         gradients: ∇T at B₀ + ΔB, (Q, r, h), float64.
+        among: positions of the training samples that are asked for (k,); default all. A moment objective then streams
+            these alone.
+
+    Returns:
+        (Q, n) or (Q, k).
 
     Raises:
         ConfigError: the auditor took several steps, or none.
@@ -60,16 +74,19 @@ def attribute(
         generator = torch.Generator().manual_seed(settings.seed)
         newton = settings.newton
         system = linearise(problem, B0, fit.nystrom.eigenvalues, newton.ridge, generator, newton.curvature_samples)
-        solved = adjoint(system, outcome.damping, gradients, newton.tol, newton.max_iter)
+        solved = adjoint(system, outcome.damping, gradients, newton.tol, ITERATIONS * newton.max_iter)
         note(f"{len(gradients)} queries, residual at most {max(solved.residuals):.1e}")
         warn_unconverged(solved, outcome)
-    with progress.stage("attribution", total=len(source)) as note:
+    with progress.stage("attribution", total=len(source) if among is None else len(among)) as note:
         if settings.objective.streaming:
             change = streamed_sensitivity(problem, B0, D, solved.s)
+            change = change if among is None else change[:, torch.as_tensor(among)]
         else:
             (term,) = problem.terms()
             sensitivity, parts = MomentSensitivity(cast(QuadraticTerm, term), B0, D, solved.s), []
-            for shard in shards(len(source)):
+            if among is not None:
+                stream = replace(stream, **dict(zip(("source", "views"), subset(source, views, among), strict=True)))
+            for shard in shards(len(stream.source)):
                 for block, phi_a, phi_b in stream.features(shard):
                     parts.append(sensitivity(phi_a, phi_b).cpu())
                     note(block.stop)
@@ -139,7 +156,7 @@ def warn_unconverged(solved: "Adjoint", outcome: Outcome) -> None:
 
 
 def adjoint(system: System, damping: float, gradients: Tensor, tol: float, max_iter: int) -> Adjoint:
-    """Solve for every query, in the coordinates in which the ridge is the identity.
+    """Solve for every query, in the coordinates in which the ridge is the identity; each product serves many queries.
 
     Args:
         system: the linear system of the step.
@@ -147,9 +164,13 @@ def adjoint(system: System, damping: float, gradients: Tensor, tol: float, max_i
         gradients: ∇T of each query (Q, r, h).
     """
     preconditioner = 1 / (system.diagonal + damping)
+    together = max(1, SOLVE_NUMBERS // gradients[0].numel())
     solutions = [
-        conjugate_gradients(system.curvature, system.S * g, preconditioner, tol, max_iter, shift=damping)
-        for g in gradients
+        one
+        for part in gradients.split(together)
+        for one in conjugate_gradients_together(
+            system.curvature, system.S * part, preconditioner, tol, max_iter, shift=damping
+        )
     ]
     return Adjoint(
         torch.stack([system.S * x.x for x in solutions]),

@@ -108,13 +108,21 @@ class Direction:
 
     def score(self, x: Any, seed: int = 0) -> "Score":
         """Mean push of the samples x along v, with an interval and its place among random directions."""
-        K = self.auditor.kernel(x)
-        length = (K @ (self.auditor.A0_ + self.auditor.dA_)).norm(dim=1).clamp_min(1e-300)
-        step = K @ self.auditor.dA_ / length[:, None]
-        interval = bootstrap_mean((step @ self.direction.to(step)).cpu().numpy(), seed)
-        null = (step.mean(0) @ self.null_directions.to(step).T).cpu().numpy()
+        return self.score_of(steps(self.auditor, x), seed)
+
+    def score_of(self, moved: Tensor, seed: int = 0) -> "Score":
+        """`score` of samples whose `steps` (t, h) are known."""
+        values = (moved @ self.direction.to(moved)).cpu().numpy()
+        interval = bootstrap_mean(values, seed)
+        null = (moved.mean(0) @ self.null_directions.to(moved).T).cpu().numpy()
         low, high = np.quantile(null, [LEVEL / 2, 1 - LEVEL / 2])
-        return Score(interval, float(low), float(high), permutation_p(interval.estimate, null))
+        return Score(interval, float(low), float(high), permutation_p(interval.estimate, null), values)
+
+
+def steps(auditor: "Auditor", x: Any) -> Tensor:
+    """The step's part of f relative to f's length, ΔÃᵀk_m(x_t)/‖f(x_t)‖, (t, h)."""
+    K, f = auditor._scores(x)
+    return K @ auditor.dA_ / f.norm(dim=1, keepdim=True).clamp_min(1e-300)
 
 
 @dataclass(frozen=True)
@@ -143,12 +151,13 @@ class Concept(Direction):
 
 @dataclass(frozen=True)
 class Score:
-    """A concept's mean push: its interval, and the central 95 % of random concepts'."""
+    """A direction's mean push: its interval, the central 95 % of random directions', and each sample's push (t,)."""
 
     interval: Interval
     null_low: float
     null_high: float
     p: float
+    values: np.ndarray = field(repr=False)
 
 
 def concept(

@@ -13,7 +13,7 @@ import torch
 
 from krepes.audit.selection import positions_of
 from krepes.data.source import Source, Subset
-from krepes.data.stream import SubsetViews, Views
+from krepes.data.stream import SubsetViews, Views, subset
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.errors import ConfigError
 from krepes.pipeline import Fit, Settings, Stream, moment_problem, planned_memory, streamed_problem, view_moments
@@ -39,13 +39,6 @@ class Refit:
     training: Subset
     views: SubsetViews
     shown: Source
-
-
-def subset(source: Source, views: Views, chosen: np.ndarray) -> tuple[Subset, SubsetViews]:
-    """Some samples with the views that they have among all."""
-    if isinstance(views, SubsetViews):  # of a subset already: positions in the whole
-        return Subset(source, chosen), SubsetViews(views.source, views.views, views.positions[chosen])
-    return Subset(source, chosen), SubsetViews(source, views, chosen)
 
 
 def without(

@@ -6,8 +6,9 @@ the same mean and covariance without any such structure (a Gaussian surrogate) d
 
 import math
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
 SPACES = ("representation", "step")
 ROWS = 1000  # samples that are factorised, drawn with the seed
-SIZES = (2, 4, 6, 8, 12, 16, 24, 32)  # numbers of directions that are tried
+SIZES = (2, 4, 8, 12, 16, 24, 32)  # numbers of directions that are tried
 PENALTY = 0.1  # weight of ‖c‖₁ for rows of mean length one
-PASSES = 8  # over the rows, of one factorisation
+PASSES = 4  # over the rows, of one factorisation
+STARTS: Any = {"n_init": 10}  # of k-means, which decides which minimum is found
 RESAMPLES = 3  # bootstrap resamples, each with another start
 STABLE = 0.9  # mean cosine with the resamples' matching directions from which one is kept
 LEVEL = 0.05
@@ -86,13 +88,22 @@ def automatic_concepts(auditor: "Auditor", space: str, k: int | None) -> list[Au
         )
     if k is not None and not 2 <= k <= most:
         raise ConfigError(f"k={k}; expected between 2 and {most}, a tenth of the {len(X)} rows that are factorised")
-    sizes = [size for size in SIZES if size <= most] if k is None else [k]
-    tried = [(factorise(X, size, generator), factorise(gaussian_like(X, generator), size, generator)) for size in sizes]
-    best, like = max(tried, key=lambda pair: float(pair[0].stability.mean() - pair[1].stability.mean()))
-    missing = math.ceil(SURROGATES / len(best.directions)) - 1
-    more = [factorise(gaussian_like(X, generator), len(best.directions), generator) for _ in range(missing)]
-    surrogate = np.concatenate([f.stability for f in (like, *more)])
-    return in_order(auditor, space, X, ids, best, surrogate, generator)
+    if k is None:
+        k = chosen_size(X, [size for size in SIZES if size <= most], generator)
+    best = factorise(X, k, generator)
+    likenesses = [factorise(gaussian_like(X, generator), k, generator) for _ in range(math.ceil(SURROGATES / k))]
+    return in_order(auditor, space, X, ids, best, np.concatenate([f.stability for f in likenesses]), generator)
+
+
+def chosen_size(X: np.ndarray, sizes: Sequence[int], generator: np.random.Generator) -> int:
+    """The number of directions whose starts are most stable, beyond those in a Gaussian surrogate."""
+
+    def excess(k: int) -> float:
+        pair = (X, gaussian_like(X, generator))
+        real, like = (stability(Y, centres(Y, k, _seed(generator)), centres, generator).mean() for Y in pair)
+        return float(real - like)
+
+    return max(sizes, key=excess)
 
 
 def in_order(
@@ -143,37 +154,56 @@ def rows(auditor: "Auditor", space: str, generator: np.random.Generator) -> tupl
 
 def factorise(X: np.ndarray, k: int, generator: np.random.Generator) -> Factors:
     """k directions of X (N, h) and their stability over bootstrap resamples."""
-    directions, codes = factors(X, k, int(generator.integers(2**31)))
-    return Factors(directions, codes, stability(X, directions, generator))
+    model = fitted(X, k, _seed(generator))
+    directions = unit(model.components_)
+    return Factors(directions, model.transform(X), stability(X, directions, atoms, generator))
 
 
-def stability(X: np.ndarray, directions: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Mean cosine of each direction with its match in the factorisations of bootstrap resamples, (k,)."""
+def stability(
+    X: np.ndarray, directions: np.ndarray, find: Callable[[np.ndarray, int, int], np.ndarray],
+    generator: np.random.Generator,
+) -> np.ndarray:  # fmt: skip
+    """Mean cosine of each direction with its match in what `find` gives for bootstrap resamples, (k,)."""
     from scipy.optimize import linear_sum_assignment
 
     found = np.zeros(len(directions))
     for _ in range(RESAMPLES):
-        again, _ = factors(X[generator.integers(len(X), size=len(X))], len(directions), int(generator.integers(2**31)))
+        again = find(X[generator.integers(len(X), size=len(X))], len(directions), _seed(generator))
         cosine = directions @ again.T
         mine, theirs = linear_sum_assignment(-cosine)
         found[mine] += cosine[mine, theirs] / RESAMPLES
     return found
 
 
-def factors(X: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit directions (k, h) and codes (N, k) of min ½‖X − CV‖² + α‖C‖₁, C ≥ 0, started from k-means of unit rows."""
+def centres(X: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Unit k-means centres (k, h) of unit rows: where a factorisation starts."""
     from sklearn.cluster import KMeans
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer different rows than k: then directions repeat, and are not stable
+        return unit(KMeans(k, random_state=seed, **STARTS).fit(unit(X)).cluster_centers_)
+
+
+def atoms(X: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Unit directions (k, h) of a factorisation."""
+    return unit(fitted(X, k, seed).components_)
+
+
+def fitted(X: np.ndarray, k: int, seed: int) -> Any:
+    """The model of min ½‖X − CV‖² + α‖C‖₁, C ≥ 0."""
     from sklearn.decomposition import MiniBatchDictionaryLearning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # inexact inner solves; how well they do is what the stability measures
-        centres = KMeans(k, random_state=seed).fit(unit(X)).cluster_centers_
-        model = MiniBatchDictionaryLearning(
+        return MiniBatchDictionaryLearning(
             k, positive_code=True, fit_algorithm="cd", transform_algorithm="lasso_cd", batch_size=256,
-            transform_alpha=PENALTY, max_iter=PASSES, random_state=seed, dict_init=unit(centres),
+            transform_alpha=PENALTY, max_iter=PASSES, random_state=seed, dict_init=centres(X, k, seed),
             alpha=PENALTY,  # pyright: ignore[reportArgumentType]  takes the type of scikit-learn's default
         ).fit(X)  # fmt: skip
-        return unit(model.components_), model.transform(X)
+
+
+def _seed(generator: np.random.Generator) -> int:
+    return int(generator.integers(2**31))
 
 
 def gaussian_like(X: np.ndarray, generator: np.random.Generator) -> np.ndarray:

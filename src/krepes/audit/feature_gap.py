@@ -134,12 +134,16 @@ class Tops:
         landmarks: positions of the landmarks (m,).
         top: columns of each point's top landmarks (t, K).
         weight: their influence (t, K), normalised to sum to one.
+        place, candidates: where each test point stands among the samples that were asked for, landmarks included, and
+            how many these were. Resamples draw from them, so that two audits asked for the same samples draw alike.
     """
 
     points: np.ndarray
     landmarks: np.ndarray
     top: np.ndarray
     weight: np.ndarray
+    place: np.ndarray
+    candidates: int
 
     @classmethod
     def of(cls, points: np.ndarray, landmarks: np.ndarray, influence: np.ndarray, top_k: int) -> "Tops":
@@ -154,12 +158,13 @@ class Tops:
             )
         others = ~np.isin(points, landmarks)
         check_enough(int(others.sum()), "test points that are no landmarks")
+        place, candidates = np.flatnonzero(others), len(points)
         points, influence = points[others], influence[others]
         top = np.argsort(-influence, axis=1, kind="stable")[:, :top_k]
         weight = np.take_along_axis(influence, top, 1).astype(np.float64)
         total = weight.sum(1, keepdims=True)
         weight = np.where(total > 0, weight / np.where(total > 0, total, 1), 1 / top_k)
-        return cls(points, landmarks, top, weight)
+        return cls(points, landmarks, top, weight, place, candidates)
 
 
 @dataclass(frozen=True)
@@ -197,13 +202,20 @@ def permuted(m: int, strata: np.ndarray | None, generator: np.random.Generator) 
     return order
 
 
-def gap_table(found: list[Feature], tops: Tops, seed: int, level: float = 0.95) -> pd.DataFrame:
-    """Gaps of all features with intervals, nulls and q values; see `Auditor.feature_gap`."""
+def gap_table(
+    found: list[Feature], tops: Tops, seed: int, level: float = 0.95, keep_draws: bool = False
+) -> pd.DataFrame:
+    """Gaps of all features with intervals, nulls and q values; see `Auditor.feature_gap`.
+
+    Args:
+        keep_draws: adds null_low and null_high (the null's central 95 %, as gaps) and draws (of the bootstrap).
+    """
     generator = np.random.default_rng(seed)
     t, m, k = len(tops.points), len(tops.landmarks), tops.top.shape[1]
-    counts_t = generator.multinomial(t, np.full(t, 1 / t), DRAWS).T.astype(np.float32) / t  # (t, draws)
+    asked = tops.candidates
+    counts_t = generator.multinomial(asked, np.full(asked, 1 / asked), DRAWS).T.astype(np.float32)[tops.place]
     counts_l = generator.multinomial(m, np.full(m, 1 / m), DRAWS).T.astype(np.float32)  # (m, draws)
-    rows = []
+    rows, kept = [], []
     for one in found:
         gap = Gap(one, tops)
         V = gap.all_agreements()
@@ -213,6 +225,7 @@ def gap_table(found: list[Feature], tops: Tops, seed: int, level: float = 0.95) 
         low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
         observed = float(psi.mean())
         null = gap.null(PERMUTATIONS, generator)
+        kept.append((*np.quantile(null - random.mean(), [0.025, 0.975]), draws.astype(np.float32)))
         rows.append(
             (one.name, one.kind, observed - float(random.mean()), low, high, observed, float(random.mean()),
              permutation_p(observed, null), np.nan, t, int(_missing(one)[tops.points].sum()), "", np.nan)
@@ -221,6 +234,8 @@ def gap_table(found: list[Feature], tops: Tops, seed: int, level: float = 0.95) 
     table["q"] = benjamini_hochberg(table["p"].to_numpy(float))
     _explain(table, found, tops, generator)
     assert k <= m
+    if keep_draws:
+        table[["null_low", "null_high", "draws"]] = pd.DataFrame(kept)
     return table.sort_values("gap", key=np.abs, ascending=False, kind="stable", ignore_index=True)
 
 
@@ -229,7 +244,7 @@ def resampled(V: np.ndarray, top_v: np.ndarray, tops: Tops, counts_t: np.ndarray
 
     Args:
         V: agreements (t, m); top_v: those of the top landmarks (t, K).
-        counts_t: (t, draws), columns sum to one; counts_l: (m, draws).
+        counts_t: (t, draws); counts_l: (m, draws): how often each was drawn.
     """
     random = (V @ counts_l) / counts_l.sum(0)  # (t, draws)
     psi, total = np.zeros_like(random), np.zeros_like(random)
@@ -293,9 +308,9 @@ def group_table(one: Feature, tops: Tops, seed: int, level: float = 0.95) -> pd.
         low = high = np.nan
         if len(inside) >= FEWEST:
             t, m = len(inside), V.shape[1]
-            counts_t = generator.multinomial(t, np.full(t, 1 / t), DRAWS).T.astype(np.float32) / t
+            counts_t = generator.multinomial(t, np.full(t, 1 / t), DRAWS).T.astype(np.float32)
             counts_l = generator.multinomial(m, np.full(m, 1 / m), DRAWS).T.astype(np.float32)
-            part = Tops(tops.points[inside], tops.landmarks, tops.top[inside], tops.weight[inside])
+            part = Tops(tops.points[inside], tops.landmarks, tops.top[inside], tops.weight[inside], np.arange(t), t)
             draws = resampled(V[inside], top_v[inside], part, counts_t, counts_l)
             low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
         own = one.values[tops.landmarks] == code

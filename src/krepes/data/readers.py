@@ -220,6 +220,19 @@ def read_parquet(
     return as_frame({name: as_column(pa.chunked_array(parts.pop(name))) for name in wanted})
 
 
+def column_names(path: str | Path) -> list[str]:
+    """Names of a Parquet file's columns.
+
+    Raises:
+        DataError: no such file, or a damaged one.
+    """
+    path = existing(path)
+    try:
+        return pq.read_schema(path).names
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}. Write it again.") from error
+
+
 def typed(path: Path, name: str, cells: pa.Array, missing: Sequence[str], text: bool) -> pa.Array:
     """A Parquet column's cells as float64 or as a dictionary of text."""
     kind = cells.type

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from krepes.data.ids import ChosenIds
-from krepes.data.source import Source, check_finite
+from krepes.data.source import Source, Subset, check_finite
 from krepes.errors import ConfigError, DataError
 
 # Samples whose views are drawn together with one seed. It is part of the result's definition, unlike the blocks that
@@ -59,6 +59,13 @@ class SubsetViews:
 
 
 Views = Callable[[Tensor, torch.Generator], Tensor] | tuple[Any, Any] | SubsetViews
+
+
+def subset(source: Source, views: Views, chosen: np.ndarray) -> tuple[Subset, SubsetViews]:
+    """Some samples with the views that they have among all."""
+    if isinstance(views, SubsetViews):  # of a subset already: positions in the whole
+        return Subset(source, chosen), SubsetViews(views.source, views.views, views.positions[chosen])
+    return Subset(source, chosen), SubsetViews(source, views, chosen)
 
 
 def shards(n: int) -> list[range]:

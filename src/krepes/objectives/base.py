@@ -190,7 +190,10 @@ class Problem:
         return total
 
     def ggn(self, B: Tensor) -> Callable[[Tensor], Tensor]:
-        """V ↦ Σ Jₛᵀ ∇²ψ Jₛ V at B; the terms' linearisations are kept between products while they fit."""
+        """V (r, h) or (Q, r, h) ↦ Σ Jₛᵀ ∇²ψ Jₛ V at B; the terms' linearisations are kept while they fit.
+
+        Where they do not fit each product makes them anew, once for all Q.
+        """
 
         def linearised() -> Iterable[tuple[float, Callable[[Tensor], Tensor]]]:
             return ((t.weight, t.linearise(B)) for t in self.terms())
@@ -200,7 +203,7 @@ class Problem:
         def product(V: Tensor) -> Tensor:
             total = torch.zeros_like(V)
             for weight, part in linearised() if kept is None else kept:
-                total += weight * part(V)
+                total += weight * (part(V) if V.ndim == B.ndim else torch.stack([part(one) for one in V]))
             return total
 
         return product

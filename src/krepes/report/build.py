@@ -12,8 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from krepes import influence
+from krepes.audit.findings import Findings
 from krepes.data.source import Source
 from krepes.report import figures
+from krepes.report.findings import attributed_to, sections, sentences
 from krepes.solver.newton import GAIN_RATIO
 
 SHOWN = 5  # attracting and repelling landmarks per explained sample
@@ -28,6 +30,7 @@ def build_report(
     command: str | None = None,
     settings: dict[str, Any] | None = None,
     landmarks: pd.DataFrame | None = None,
+    findings: Findings | None = None,
 ) -> str:
     """The report of a fitted auditor, one self-contained HTML page.
 
@@ -37,6 +40,7 @@ def build_report(
         command: how the run was started, for the last section.
         settings: printed as they are; default the auditor's.
         landmarks: what `rank_landmarks` made of all samples; default: of a seeded subset of 4,000.
+        findings: concepts, gaps, attributions and figures against labels; default none of them.
     """
     from krepes.results import describe_settings, versions
 
@@ -58,6 +62,8 @@ def build_report(
                                               [t.gain_ratio for t in outcome.trials], GAIN_RATIO)
               if outcome.trials else None}  # fmt: skip
     landmarks = subset_landmarks(auditor, K, f) if landmarks is None else landmarks
+    found, training = findings or Findings(), auditor._training or source
+    shown = picture if training is source else _Pictures(training)
     environment = Environment(
         loader=PackageLoader("krepes", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -69,13 +75,14 @@ def build_report(
         created=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         trust=auditor.trust_,
         warning=None if outcome.lowered else outcome.message,
-        findings=findings(auditor, landmarks),
+        findings=key_findings(auditor, landmarks) + sentences(found, number),
+        found=sections(found, len(training)),
         charts=charts,
         landmarks=[
             {**row, "thumbnail": picture(row["position"]), "cells": picture.cells(row["position"])}
             for row in landmarks.head(LANDMARKS).to_dict("records")
         ],
-        explained=explained(auditor, chosen, picture),
+        explained=[e | {"training": attributed_to(found, e["id"], shown)} for e in explained(auditor, chosen, picture)],
         settings=flatten(settings or describe_settings(auditor.settings)),
         versions=versions(),
         fingerprints={"encoder": auditor.encoder.fingerprint(), "data": source.fingerprint()},
@@ -148,7 +155,7 @@ def rank_landmarks(auditor, mean_influence: Tensor, signed: Tensor, size: Tensor
     return table
 
 
-def findings(auditor, landmarks: pd.DataFrame) -> list[str]:
+def key_findings(auditor, landmarks: pd.DataFrame) -> list[str]:
     """Plain sentences with their numbers."""
     outcome, m = auditor.outcome_, len(landmarks)
     mean = landmarks["mean_influence"].to_numpy()

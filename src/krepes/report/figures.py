@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -105,3 +106,53 @@ def damping_path(damping: list[float], gain: list[float], threshold: float) -> s
         ax.set_ylim(max(-1.0, min([*gain, 0.0]) - 0.1), max([*gain, 1.0]) + 0.1)
 
     return draw("damping", "Gain ratio over the damping", paint)
+
+
+def gaps(table: pd.DataFrame) -> str:
+    """Alignment gaps (columns column, gap, low, high, null_low, null_high)."""
+    return forest(
+        "gaps", "Alignment gaps of raw columns with intervals", table["column"].tolist(), "gap", table,
+        "agreement with a sample's top landmarks beyond that with any", ("gap", "random landmarks"),
+    )  # fmt: skip
+
+
+def pushes(table: pd.DataFrame) -> str:
+    """Mean pushes along concepts (columns concept, push, low, high, null_low, null_high)."""
+    return forest(
+        "concepts", "Mean push along each concept with intervals", table["concept"].tolist(), "push", table,
+        "mean share of f by which the step moves samples along the concept", ("push", "random directions"),
+    )  # fmt: skip
+
+
+def forest(
+    name: str, label: str, names: list[str], value: str, table: pd.DataFrame, axis: str,
+    legend: tuple[str, str],
+) -> str:  # fmt: skip
+    """Estimates with 95 % intervals, one below the other, beside the central 95 % of their nulls.
+
+    Args:
+        value: the estimates' column.
+        table: with columns low, high, null_low, null_high, too.
+        legend: what the estimates and the nulls are.
+    """
+    columns = (value, "low", "high", "null_low", "null_high")
+    values, low, high, null_low, null_high = (table[k].to_numpy(float) for k in columns)
+
+    def paint(ax: Axes) -> None:
+        y = np.arange(len(names))[::-1]
+        ax.barh(y, null_high - null_low, left=null_low, height=0.56, color=QUIET, alpha=0.35, linewidth=0,
+                label=f"{legend[1]} (95 %)")  # fmt: skip
+        ax.errorbar(values, y, xerr=[np.maximum(values - low, 0), np.maximum(high - values, 0)], fmt="o", color=ATTRACT,
+                    markersize=5, linewidth=1.4, label=f"{legend[0]} with 95 % interval")  # fmt: skip
+        ax.axvline(0, color=INK, linewidth=0.6)
+        ax.set_yticks(y, [shortened(n) for n in names])
+        ax.set_ylim(-0.7, len(names) - 0.3)
+        ax.set_xlabel(axis)
+        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+
+    return draw(name, label, paint, (6.6, 1.3 + 0.26 * len(names)))
+
+
+def shortened(name: str) -> str:
+    """At most 28 characters, with dollar signs that matplotlib does not take for mathematics."""
+    return (name if len(name) <= 28 else name[:27] + "…").replace("$", r"\$")

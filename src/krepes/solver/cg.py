@@ -1,7 +1,7 @@
 """Preconditioned conjugate gradients that tells what happened."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -66,6 +66,53 @@ def conjugate_gradients(
         shift: λ.
         product0: A x0, if it is known; whatever the iteration reaches from there is checked with a true product.
     """
+    return _answered(operator, _iteration(b, preconditioner, tol, max_iter, x0, shift, product0))
+
+
+def conjugate_gradients_together(
+    operator: Operator, b: Tensor, preconditioner: Tensor, tol: float, max_iter: int, shift: float = 0.0
+) -> list[Solution]:
+    """Solve (A + λI) x_q = b_q for many right-hand sides; one product serves all solves that still run.
+
+    Args:
+        operator: (Q', …) ↦ A applied to each.
+        b: right-hand sides (Q, …).
+        preconditioner, tol, max_iter, shift: see `conjugate_gradients`; each solve is what it would be alone.
+    """
+    found: dict[int, Solution] = {}
+    solves = {q: _iteration(one, preconditioner, tol, max_iter, None, shift, None) for q, one in enumerate(b)}
+    asked: dict[int, Tensor] = {}
+
+    def advance(q: int, product: Tensor | None) -> None:
+        try:
+            asked[q] = next(solves[q]) if product is None else solves[q].send(product)
+        except StopIteration as end:
+            found[q] = end.value
+            asked.pop(q, None)
+
+    for q in solves:
+        advance(q, None)
+    while asked:
+        for q, product in zip(list(asked), operator(torch.stack(list(asked.values()))), strict=True):
+            advance(q, product)
+    return [found[q] for q in solves]
+
+
+def _answered(operator: Operator, iteration: Generator[Tensor, Tensor, Solution]) -> Solution:
+    """Run an iteration that asks for products to its end."""
+    try:
+        wanted = next(iteration)
+        while True:
+            wanted = iteration.send(operator(wanted))
+    except StopIteration as end:
+        return end.value
+
+
+def _iteration(
+    b: Tensor, preconditioner: Tensor, tol: float, max_iter: int, x0: Tensor | None, shift: float,
+    product0: Tensor | None,
+) -> Generator[Tensor, Tensor, Solution]:  # fmt: skip
+    """`conjugate_gradients`, which yields every vector that it wants multiplied by A and is sent the product."""
     x = torch.zeros_like(b) if x0 is None else x0.clone()
     norm_b = float(_norm(b, preconditioner))
     if norm_b == 0:
@@ -74,7 +121,7 @@ def conjugate_gradients(
     history: list[float] = []
     status, residual = Status.ITERATION_LIMIT, float("inf")
     while True:
-        product = operator(x) if product is None else product
+        product = (yield x) if product is None else product
         r = b - product - shift * x
         previous, residual = residual, float(_norm(r, preconditioner)) / norm_b
         if residual <= tol:
@@ -85,9 +132,7 @@ def conjugate_gradients(
         stuck = residual > 0.5 * previous
         if status is not Status.ITERATION_LIMIT or len(history) >= max_iter or stuck:
             return Solution(x, product, status, len(history), residual, history)
-        x, status = _run(
-            lambda p: operator(p) + shift * p, x, r, preconditioner, tol * norm_b, max_iter, norm_b, history
-        )
+        x, status = yield from _run(x, r, preconditioner, tol * norm_b, max_iter, norm_b, history, shift)
         product = None
         if status is Status.CONVERGED:
             status = Status.ITERATION_LIMIT  # until the true residual agrees
@@ -97,12 +142,14 @@ def _norm(r: Tensor, preconditioner: Tensor) -> Tensor:
     return (r * preconditioner * r).sum().sqrt()
 
 
-def _run(operator, x, r, preconditioner, target, max_iter, norm_b, history) -> tuple[Tensor, Status]:
+def _run(
+    x, r, preconditioner, target, max_iter, norm_b, history, shift
+) -> Generator[Tensor, Tensor, tuple[Tensor, Status]]:
     """One run of the recurrence from the residual r; appends to history."""
     z = preconditioner * r
     p, rz = z.clone(), (r * z).sum()
     while len(history) < max_iter:
-        Ap = operator(p)
+        Ap = (yield p) + shift * p
         curvature = (p * Ap).sum()
         if not torch.isfinite(curvature):
             return x, Status.NON_FINITE
