@@ -140,6 +140,7 @@ def forest(
 
     def paint(ax: Axes) -> None:
         y = np.arange(len(names))[::-1]
+        ax.use_sticky_edges = False
         ax.barh(y, null_high - null_low, left=null_low, height=0.56, color=QUIET, alpha=0.35, linewidth=0,
                 label=f"{legend[1]} (95 %)")  # fmt: skip
         ax.errorbar(values, y, xerr=[np.maximum(values - low, 0), np.maximum(high - values, 0)], fmt="o", color=ATTRACT,

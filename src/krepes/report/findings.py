@@ -29,11 +29,11 @@ def sections(found: Findings, n_training: int) -> dict[str, Any]:
     }
 
 
-def attributed_to(found: Findings, sample: str, picture: Callable[[int], str | None]) -> list[dict[str, Any]]:
+def attributed_to(found: Findings, sample: str, picture: Any) -> list[dict[str, Any]]:
     """The training samples that raise and lower a sample's target, as the template shows them.
 
     Args:
-        picture: position among the training samples ↦ a data URI, or None.
+        picture: position among the training samples ↦ a data URI or None; and its `cells`.
     """
     if found.attribution is None:
         return []
@@ -45,7 +45,7 @@ def attributed_to(found: Findings, sample: str, picture: Callable[[int], str | N
         rows = mine.loc[mine["effect"] == effect].head(PICTURES)
         shown = [
             {"id": r["training_sample"], "thumbnail": picture(r["position"]), "score": r["score"],
-             "width": abs(r["score"]) / widest}
+             "width": abs(r["score"]) / widest, "cells": picture.cells(r["position"])}
             for r in rows.to_dict("records")
         ]  # fmt: skip
         out.append({"effect": effect, "target": "" if mine.empty else mine["target"].iloc[0], "samples": shown})
