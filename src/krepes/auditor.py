@@ -1,7 +1,7 @@
 """The public face: fit once, then ask why samples lie where they lie."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from numbers import Integral
 from pathlib import Path
@@ -555,6 +555,25 @@ class Auditor:
         from krepes.audit.spectrum import entropy_path
 
         return entropy_path(self, dampings)
+
+    def entropy_over(
+        self, landmarks: Sequence[int] = (), encoders: Mapping[str, nn.Module] | None = None
+    ) -> pd.DataFrame:
+        """`spectral_entropy_` of refits with other numbers of landmarks, or of other encoders, such as checkpoints.
+
+        Args:
+            landmarks: numbers of landmarks, chosen by the same sampler.
+            encoders: name ↦ network of the same input, in eval mode; fitted with this auditor's settings.
+
+        Returns:
+            one row per refit: landmarks or encoder, entropy, loss, gain_ratio, damping (relative).
+
+        Raises:
+            ConfigError: neither or both are given.
+        """
+        from krepes.audit.spectrum import entropy_over
+
+        return entropy_over(self, landmarks, encoders or {})
 
     def evaluate(self, x: Any, labels: Any, landmark_labels: Any) -> pd.DataFrame:
         """Figures that need labels: class coverage κ, precision@1, confidence drop, probe accuracies and Kendall's τ.

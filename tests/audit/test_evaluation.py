@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from krepes import Auditor, BarlowTwins, Newton, SimCLR
-from krepes.audit.evaluation import Labelled, class_coverage, confidence_drop, precision_at_1
+from krepes.audit.evaluation import Labelled, aligned_fidelity, class_coverage, confidence_drop, precision_at_1
 from krepes.audit.spectrum import spectral_entropy
 from krepes.encoders import MLP
-from krepes.errors import DataError
+from krepes.errors import ConfigError, DataError
 
 N = 600
 
@@ -115,6 +115,41 @@ def test_entropy_path_passes_through_the_fit(objective):
     assert path["damping"].tolist() == pytest.approx([1.0, 0.1, 0.03])
     assert path["entropy"].iloc[-1] == pytest.approx(auditor.spectral_entropy_, rel=1e-5)
     assert path["loss"].iloc[-1] == pytest.approx(auditor.outcome_.loss_after, rel=1e-6)
+
+
+def test_entropy_over_landmarks_and_checkpoints():
+    auditor = fitted()
+    table = auditor.entropy_over(landmarks=[30, 80])
+    assert table["landmarks"].tolist() == [30, 80]
+    assert table["entropy"].iloc[1] == pytest.approx(auditor.spectral_entropy_)
+    assert table["entropy"].iloc[0] != pytest.approx(auditor.spectral_entropy_)
+    torch.manual_seed(1)
+    over = auditor.entropy_over(encoders={"same": auditor.encoder.module, "fresh": MLP(8, (24,), 6).eval()})
+    assert over["encoder"].tolist() == ["same", "fresh"]
+    assert over["entropy"].iloc[0] == pytest.approx(auditor.spectral_entropy_)
+    assert over["entropy"].iloc[1] != pytest.approx(auditor.spectral_entropy_)
+    for wrong in ({}, {"landmarks": [30], "encoders": {"a": auditor.encoder.module}}, {"landmarks": [1]}):
+        with pytest.raises(ConfigError):
+            auditor.entropy_over(**wrong)
+
+
+def test_aligned_representations_are_those_of_the_trust_figure():
+    """On the same samples; and an unrelated representation predicts nothing."""
+    generator = np.random.default_rng(0)
+    f = generator.normal(size=(200, 4))
+    turn = np.linalg.qr(generator.normal(size=(4, 4)))[0]
+    labels = generator.integers(2, size=200)
+    empty = np.zeros((0, 4))
+
+    def r2(z):
+        data = Labelled(f, z, empty, empty, empty, empty, empty, empty, labels, labels[:0])
+        ((_, value, low, high, n, _),) = aligned_fidelity(data, 0)
+        assert low <= value <= high
+        assert n == 100
+        return value
+
+    assert r2(f @ turn + 3) == pytest.approx(1, abs=1e-6)
+    assert r2(generator.normal(size=(200, 4))) < 0.1
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from krepes.audit.statistics import bootstrap_mean, check_enough, resampled_means
+from krepes.audit.trust import fidelity_parts
 from krepes.errors import DataError
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def evaluate(auditor: "Auditor", x: Any, labels: Any, landmark_labels: Any, seed
     for name, drops in confidence_drop(data, seed).items():
         rows.append(_row(f"confidence drop, {name}", drops, seed, pool))
     rows += probe_fidelity(data, seed)
+    rows += aligned_fidelity(data, seed)
     return pd.DataFrame(rows, columns=pd.Index(["figure", "value", "low", "high", "n", "note"]))
 
 
@@ -204,6 +206,19 @@ def probe_fidelity(data: Labelled, seed: int) -> list[tuple]:
         ("accuracy gap", float(gap.mean()), *map(float, np.quantile(gaps, [0.025, 0.975])), len(test), note),
         ("Kendall τ", tau, *map(float, np.quantile(taus, [0.025, 0.975])), len(test), note),
     ]
+
+
+def aligned_fidelity(data: Labelled, seed: int) -> list[tuple]:
+    """R² of the network's representation predicted linearly from the kernel's, on held-out samples."""
+    order = np.random.default_rng(seed).permutation(len(data.y))
+    parts = fidelity_parts(data.f[order], data.z[order])
+    if parts is None or parts[1].sum() <= 0:
+        return []
+    residual, spread = parts
+    draws = 1 - resampled_means(residual, seed) / resampled_means(spread, seed)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    note = "needs no labels"
+    return [("R² of aligned representations", 1 - residual.sum() / spread.sum(), low, high, len(residual), note)]
 
 
 def _probe(rep: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

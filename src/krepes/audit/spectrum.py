@@ -1,14 +1,19 @@
 """Spectral entropy of the dual coefficients: a label-free figure by which λ, m or a checkpoint may be chosen."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from krepes.pipeline import Stream, moment_problem, planned_memory, streamed_problem
+from krepes.encoders.frozen import FrozenEncoder
+from krepes.errors import ConfigError, is_whole
+from krepes.landmarks import KMeansPlusPlus, Sampler
+from krepes.pipeline import Fit, Stream, moment_problem, planned_memory, streamed_problem
+from krepes.pipeline import fit as fit_again
 from krepes.solver import solve_path
 from krepes.work import Work
 
@@ -55,3 +60,31 @@ def entropy_path(auditor: "Auditor", dampings: Sequence[float]) -> pd.DataFrame:
         for p in points
     ]
     return pd.DataFrame(rows, columns=pd.Index(["damping", "entropy", "loss", "gain_ratio", "residual"]))
+
+
+def entropy_over(auditor: "Auditor", landmarks: Sequence[int], encoders: Mapping[str, nn.Module]) -> pd.DataFrame:
+    """The entropy of refits with other numbers of landmarks, or of other encoders; see `Auditor.entropy_over`."""
+    if bool(landmarks) == bool(encoders):
+        raise ConfigError("give either landmarks, a list of numbers, or encoders, a name ↦ network mapping")
+    if not all(is_whole(m) and m >= 2 for m in landmarks):
+        raise ConfigError(f"landmarks={list(landmarks)}; expected whole numbers, at least 2")
+    settings, mine = auditor.settings, auditor.encoder
+    source, views = auditor._trained_on(None, None)
+    rows = []
+    for m in landmarks:
+        chosen = settings.landmarks
+        known: Any = chosen if isinstance(chosen, Sampler) else KMeansPlusPlus()
+        sampler = replace(known, m=int(m))
+        fit = fit_again(mine, source, views, replace(settings, landmarks=sampler), auditor.progress)
+        rows.append((int(m), *_entropy_row(fit)))
+    for name, module in encoders.items():
+        encoder = FrozenEncoder(module, settings.kernel.params, mine.device, mine.dtype)
+        fit = fit_again(encoder, source, views, settings, auditor.progress)
+        rows.append((name, *_entropy_row(fit)))
+    first = "landmarks" if landmarks else "encoder"
+    return pd.DataFrame(rows, columns=pd.Index([first, "entropy", "loss", "gain_ratio", "damping"]))
+
+
+def _entropy_row(fit: Fit) -> tuple[float, float, float, float]:
+    outcome = fit.step.outcome
+    return spectral_entropy(fit.A0 + fit.dA), outcome.loss_after, outcome.gain_ratio, outcome.relative_damping

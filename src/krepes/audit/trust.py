@@ -186,17 +186,26 @@ def _refit_figures(make: "_Figures", seen: Stability, found: float, z: np.ndarra
 
 def fidelity(f: torch.Tensor, z: np.ndarray) -> float:
     """R² on held-out samples of z (t, d) predicted linearly from f (t, h); variance-weighted over outputs."""
+    parts = fidelity_parts(f.double().cpu().numpy(), z)
+    if parts is None or parts[1].sum() <= 0:
+        return math.nan
+    return float(1 - parts[0].sum() / parts[1].sum())
+
+
+def fidelity_parts(f: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Squared residual and spread of each held-out sample (t − t/2,) for a ridge map f ↦ z fitted on the first half.
+
+    R² is 1 − Σ residual/Σ spread. None: fewer than eight samples to fit on, or values that are not finite.
+    """
     from sklearn.linear_model import RidgeCV  # takes half a second to import, and only this function needs it
 
-    x = f.double().cpu().numpy()
-    half = len(x) // 2
-    if half < 8 or not np.isfinite(x).all():
-        return math.nan
-    scale = x[:half].std(0) + 1e-12 * np.abs(x[:half]).max() + 1e-300
-    model = RidgeCV(alphas=np.logspace(-6, 3, 10)).fit(x[:half] / scale, z[:half])
-    residual = ((z[half:] - model.predict(x[half:] / scale)) ** 2).sum()
-    spread = ((z[half:] - z[:half].mean(0)) ** 2).sum()
-    return float(1 - residual / spread) if spread > 0 else math.nan
+    half = len(f) // 2
+    if half < 8 or not np.isfinite(f).all():
+        return None
+    scale = f[:half].std(0) + 1e-12 * np.abs(f[:half]).max() + 1e-300
+    model = RidgeCV(alphas=np.logspace(-6, 3, 10)).fit(f[:half] / scale, z[:half])
+    residual = ((z[half:] - model.predict(f[half:] / scale)) ** 2).sum(1)
+    return residual, ((z[half:] - z[:half].mean(0)) ** 2).sum(1)
 
 
 def _subset(n: int, seed: int) -> list[int]:
