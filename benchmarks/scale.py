@@ -6,8 +6,9 @@
 FOLDER holds adult/adult.data (see examples/adult/README.md; KREPES_DATA does as well). Rows are drawn from it with
 replacement; age, fnlwgt, hours-per-week and the capital columns get normal noise of 5 % of their standard deviation,
 zeros of the capital columns stay zero, everything is rounded and kept within the column's range, missing cells stay
-missing. The encoder is a Barlow Twins network trained by examples/adult/train.py on the original rows; the kernel is
-the sketch with 8 directions. Finished runs are kept in the JSON, so that a stopped measurement goes on.
+missing. What an audit asks beside the scores is left out (benchmarks/findings.py measures it). The encoder is a
+Barlow Twins network trained by examples/adult/train.py on the original rows; the kernel is the sketch with 8
+directions. Finished runs are kept in the JSON, so that a stopped measurement goes on.
 """
 
 import argparse
@@ -35,6 +36,9 @@ COLUMNS = (
 )  # fmt: skip
 JITTERED = ("age", "fnlwgt", "capital-gain", "capital-loss", "hours-per-week")
 JITTER = 0.05
+SCORES_ALONE = {
+    "audit": "{automatic_concepts: false, features: [], attribution: 0, evaluate: false}", "trust": "{refits: false}"
+}  # fmt: skip
 LARGE = 100_000  # from here on, what a run costs whatever n is hardly counts
 SEED = 0
 PLOT = measure.ROOT / "docs" / "benchmarks-scale.svg"
@@ -133,8 +137,14 @@ def train(data: Path, work: Path, quick: bool) -> Path:
 
 
 # ---------------------------------------------------------------------------- runs
-def audit(source: pd.DataFrame, n: int, rule: str, kind: str, checkpoint: Path, work: Path) -> dict[str, Any]:
-    """One `krepes audit` as a user starts it: wall seconds, seconds per stage, peak memory; or why it failed."""
+def audit(
+    source: pd.DataFrame, n: int, rule: str, kind: str, checkpoint: Path, work: Path, findings: bool = False
+) -> dict[str, Any]:
+    """One `krepes audit` as a user starts it: wall seconds, seconds per stage, peak memory; or why it failed.
+
+    Args:
+        findings: also what is asked beside the scores, whose cost benchmarks/findings.py measures.
+    """
     m = math.ceil(math.sqrt(n)) if rule == "sqrt" else min(int(rule), n)
     table, target = write_table(source, n, kind, work), work / "run"
     settings = {
@@ -144,6 +154,7 @@ def audit(source: pd.DataFrame, n: int, rule: str, kind: str, checkpoint: Path, 
         "kernel": "{variant: sketch, sketch: 8}",
         "landmarks.m": str(m),
         **({"data.columns": "null"} if kind == "parquet" else {}),
+        **({} if findings else SCORES_ALONE),
     }
     config = measure.ROOT / "examples" / "adult" / "barlow_twins.yaml"
     command = [sys.executable, "-m", "krepes", "audit", str(config), "--overwrite", "-o", str(target)]

@@ -15,6 +15,9 @@ BENCHMARKS = {
     "scale": "End to end: `krepes audit` from ten thousand to a million rows",
     "ggn_product": "One product with the generalised Gauss–Newton matrix",
     "solver": "The linear solve",
+    "findings": "What the findings cost beside the scores",
+    "lds": "Attribution against real retraining",
+    "planted": "Planted truth",
     "gpu": "On a GPU",
 }
 INTRODUCTION = """# Benchmarks
