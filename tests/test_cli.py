@@ -22,7 +22,7 @@ OUTPUTS = {
     "manifest.json", "model.safetensors", "landmarks.parquet", "influence.parquet", "points.parquet", "trust.json",
     "report.html", "concepts.parquet", "attribution.parquet",
 }  # fmt: skip
-OF_TABLES = {"feature_gap.parquet", "evaluation.parquet"}  # and of labels
+OF_TABLES = {"feature_gap.parquet", "group_gap.parquet", "evaluation.parquet"}  # and of labels
 
 
 def krepes_command(*arguments):

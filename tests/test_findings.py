@@ -81,6 +81,14 @@ def test_gaps_are_those_of_the_auditor(run):
         assert row["null_low"] < row["null_high"]
 
 
+def test_groups_of_categorical_columns_are_listed(run):
+    table = pd.read_parquet(run[0] / "group_gap.parquet")
+    assert set(table["group"]) == {"a", "b", "c"}
+    assert table["n"].sum() == N - 20
+    assert table["small"].tolist() == (table["n"] < 100).tolist()
+    assert "job: its groups" in (run[0] / "report.html").read_text()
+
+
 def test_training_samples_are_attributed_to_the_explained_ones(run):
     table = pd.read_parquet(run[0] / "attribution.parquet")
     assert table["sample"].nunique() == 6

@@ -131,7 +131,9 @@ OUTPUTS = (
 )  # fmt: skip
 
 
-FINDINGS = ("concepts.parquet", "feature_gap.parquet", "attribution.parquet", "evaluation.parquet")
+FINDINGS = (
+    "concepts.parquet", "feature_gap.parquet", "group_gap.parquet", "attribution.parquet", "evaluation.parquet",
+)  # fmt: skip
 
 
 def write_findings(found: Findings, folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 
 from krepes.audit.concepts import FEWEST, Concept, Direction, steps
 from krepes.audit.discovery import AutomaticConcept
-from krepes.audit.feature_gap import SAMPLES, TOP_K, features, gap_table
+from krepes.audit.feature_gap import SAMPLES, TOP_K, features, gap_table, group_table
 from krepes.audit.selection import positions
 from krepes.audit.statistics import benjamini_hochberg, resampled_means
 from krepes.data.source import Source, Subset
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 QUERIES = 32  # explained samples that training samples are attributed to
 ATTRIBUTED = 10  # training samples that raise, and that lower, each of them
+MOST_GROUPS = 12  # of a categorical column whose groups are listed
 EVALUATED = 2000  # labelled samples
 MOST_CLASSES = 200
 
@@ -91,6 +92,7 @@ class Findings:
     Attributes:
         concepts: one row per concept.
         feature_gap: one row per column.
+        group_gap: one row per group of every categorical column of at most twelve groups.
         attribution: the training samples that raise and lower each explained sample's target.
         evaluation: figures against labels.
         notes: what was left out, and why.
@@ -99,6 +101,7 @@ class Findings:
 
     concepts: pd.DataFrame | None = None
     feature_gap: pd.DataFrame | None = None
+    group_gap: pd.DataFrame | None = None
     attribution: pd.DataFrame | None = None
     evaluation: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
@@ -141,18 +144,18 @@ def find(auditor: "Auditor", plan: AuditPlan, explained: Sequence[int], labels: 
     points = np.sort(np.random.default_rng(seed).permutation(len(source))[: plan.points])
     with progress.stage("concepts"):
         concepts = notes("concepts", lambda: concept_table(auditor, plan, points, notes))
-    gaps = evaluation = attribution = None
+    gaps = groups = evaluation = attribution = None
     attributed = 0
     if source.metadata() is not None and (plan.features is None or len(plan.features)):
         with progress.stage("gaps"):
-            gaps = notes("alignment gaps", lambda: gaps_with_draws(auditor, plan))
+            gaps, groups = notes("alignment gaps", lambda: gaps_with_draws(auditor, plan)) or (None, None)
     if plan.attribution and len(explained):
         found = notes("training samples", lambda: attribution_table(auditor, plan, list(explained)[:QUERIES]))
         attribution, attributed = found if found is not None else (None, 0)
     if labels is not None:
         with progress.stage("evaluation"):
             evaluation = notes("figures against labels", lambda: evaluated(auditor, labels))
-    return Findings(concepts, gaps, attribution, evaluation, tuple(notes.said), attributed)
+    return Findings(concepts, gaps, groups, attribution, evaluation, tuple(notes.said), attributed)
 
 
 # --------------------------------------------------------------------- concepts
@@ -214,13 +217,17 @@ def _concept_row(concept: Direction, moved: torch.Tensor, seed: int) -> dict[str
 # -------------------------------------------------------------- alignment gaps
 
 
-def gaps_with_draws(auditor: "Auditor", plan: AuditPlan) -> pd.DataFrame:
-    """The table of `Auditor.feature_gap`, with the bootstrap's draws of each gap as a last column."""
+def gaps_with_draws(auditor: "Auditor", plan: AuditPlan) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The table of `Auditor.feature_gap` with the bootstrap's draws as a last column, and that of `group_gap`."""
     source, seed = auditor.source_, auditor.settings.seed
     chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[: plan.points])
-    table = auditor._raw_table(None)
+    found = features(auditor._raw_table(None), plan.features)
     tops = auditor._tops(np.isin(np.arange(len(source)), chosen), min(TOP_K, len(auditor.landmark_ids_) - 1))
-    return gap_table(features(table, plan.features), tops, seed, keep_draws=True)
+    parts = [
+        group_table(one, tops, seed) for one in found if one.kind == "categorical" and len(one.labels) <= MOST_GROUPS
+    ]
+    groups = pd.concat(parts, ignore_index=True) if parts else None
+    return gap_table(found, tops, seed, keep_draws=True), groups
 
 
 # ------------------------------------------------------------ training samples

@@ -22,11 +22,19 @@ def sections(found: Findings, n_training: int) -> dict[str, Any]:
         "concept_chart": figures.pushes(usable) if usable is not None and len(usable) else None,
         "gaps": [] if gaps is None else gaps.to_dict("records"),
         "gap_chart": figures.gaps(gaps.head(ROWS)) if gaps is not None and len(gaps) else None,
+        "groups": groups_by_column(found.group_gap),
         "evaluation": [] if found.evaluation is None else found.evaluation.to_dict("records"),
         "notes": list(found.notes),
         "attributed": found.attributed,
         "n_training": n_training,
     }
+
+
+def groups_by_column(table: pd.DataFrame | None) -> dict[str, list[dict[str, Any]]]:
+    """Column ↦ its groups' rows."""
+    if table is None:
+        return {}
+    return {str(name): part.to_dict("records") for name, part in table.groupby("column", sort=False)}
 
 
 def attributed_to(found: Findings, sample: str, picture: Any) -> list[dict[str, Any]]:
