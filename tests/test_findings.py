@@ -238,6 +238,29 @@ def test_concepts_of_one_name_are_refused(tmp_path):
         fitted().findings(plan)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"points": 5}, {"points": 20.5}, {"points": None}, {"attribution": -1}, {"concepts": ["x"]},
+              {"concepts": {1: "first > 0"}}, {"features": "first"}, {"concept_folder": 5},
+              {"automatic_concepts": "yes"}],
+)  # fmt: skip
+def test_wrong_plans_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        AuditPlan(**wrong)
+
+
+def test_explained_samples_and_labels_are_checked():
+    auditor = fitted()
+    for wrong in ([500], [-1], [1.5], ["nobody"]):
+        with pytest.raises(ConfigError, match="unknown samples"):
+            auditor.findings(PLAN, explain=wrong)
+    assert set(auditor.findings(PLAN, explain=["s4"]).attribution["sample"]) == {"s4"}
+    for wrong in ("abc", ["p"] * 5, [["p", "q"]] * N):
+        with pytest.raises(DataError, match="labels has shape"):
+            auditor.findings(PLAN, labels=wrong)
+    nothing = auditor.findings(PLAN, labels=[None] * N)
+    assert any("0 test samples" in note for note in nothing.notes)
+
+
 def test_python_plans_are_checked():
     with pytest.raises(ConfigError, match="expected positive"):
         fitted().findings(AuditPlan({"x": {"plus": "kind == 'u'"}}))

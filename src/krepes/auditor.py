@@ -704,13 +704,13 @@ class Auditor:
         return save_auditor(self, Path(folder))
 
     def findings(
-        self, plan: "AuditPlan | None" = None, explain: Sequence[int] | None = None, labels: Any = None
+        self, plan: "AuditPlan | None" = None, explain: Sequence[int | str] | None = None, labels: Any = None
     ) -> "Findings":
         """Concepts, alignment gaps, attributed training samples and figures against labels: all that a plan asks.
 
         Args:
             plan: default `krepes.AuditPlan()`.
-            explain: positions of the samples that training samples are attributed to; default six, seeded.
+            explain: positions or ids of the samples that training samples are attributed to; default six, seeded.
             labels: one class per audited sample, None where it is missing; they reach the evaluation alone.
 
         Returns:
@@ -720,11 +720,11 @@ class Auditor:
             ConfigError, DataError: the plan asks for concepts or columns that the samples do not have.
         """
         from krepes.audit.findings import AuditPlan, find
-        from krepes.report.build import seeded_subset
+        from krepes.audit.selection import explained_positions
 
         plan = plan or AuditPlan()
         plan.check(self.source_)
-        chosen = sorted(seeded_subset(len(self.source_), 6, self.settings.seed)) if explain is None else list(explain)
+        chosen = explained_positions(self.source_, 6 if explain is None else explain, self.settings.seed)
         return find(self, plan, chosen, None if labels is None else np.asarray(labels, dtype=object))
 
     def report(

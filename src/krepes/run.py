@@ -10,13 +10,13 @@ import pandas as pd
 from rich.console import Console
 
 from krepes.audit.findings import AuditPlan, Findings, find
+from krepes.audit.selection import explained_positions
 from krepes.auditor import Auditor
 from krepes.data.source import Source
 from krepes.data.stream import Views
 from krepes.engine import in_words, peak_resident
-from krepes.errors import ConfigError
 from krepes.files import one_writer, remove_unfinished, sha256_file, sha256_tree, write_atomically, write_json
-from krepes.report.build import build_report, number, seeded_subset
+from krepes.report.build import build_report, number
 from krepes.results import MODEL, RunFolder, describe_settings, read_manifest, save_auditor, versions
 from krepes.tables import write_tables
 from krepes.work import Work, key_of
@@ -154,18 +154,6 @@ def damaged(folder: Path) -> list[str]:
     manifest = read_manifest(folder)
     sums = {**manifest.get("outputs", {}), **manifest.get("sha256", {})}
     return [n for n, wanted in sums.items() if not (folder / n).is_file() or sha256_file(folder / n) != wanted]
-
-
-def explained_positions(source: Source, explain: Sequence[str] | int, seed: int) -> list[int]:
-    """Positions of the samples that the report explains: by id, or a number of seeded ones."""
-    if isinstance(explain, int):
-        return sorted(seeded_subset(len(source), explain, seed))
-    wanted = set(explain)
-    position = {name: i for i, name in enumerate(source.ids) if name in wanted}
-    unknown = [e for e in explain if e not in position]
-    if unknown:
-        raise ConfigError(f"report.explain names unknown samples: {', '.join(map(str, unknown[:5]))}")
-    return [position[e] for e in explain]
 
 
 def summarise(auditor: Auditor, folder: Path, console: Console) -> None:

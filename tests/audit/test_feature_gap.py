@@ -144,3 +144,27 @@ def test_what_cannot_be_compared_is_named(auditor):
         found = auditor.feature_gap(table)
     assert set(found["column"]) == {"group", "proxy", "noise", "coin", "outside"}
     assert group_table(feature(table["group"], "group"), auditor._tops(None, 10), 0)["n"].sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([[1], [2]] * 50, "cannot be compared"),
+        (np.random.default_rng(0).permutation(100) + 7, "counts the rows"),
+        ([f"n{i}" for i in range(100)], "one value per row"),
+    ],
+)
+def test_columns_that_say_nothing_are_named(values, message):
+    with pytest.raises(DataError, match=message):
+        feature(pd.Series(values), "x")
+
+
+def test_durations_are_numbers_and_measurements_may_all_differ():
+    hours = feature(pd.Series(pd.to_timedelta([1, 2, 4], unit="h")), "x")
+    assert hours.agreement(np.array([0]), np.array([1]))[0] == pytest.approx(1 - 1 / 2.97, rel=1e-2)
+    assert feature(pd.Series(np.random.default_rng(0).normal(size=100)), "x").kind == "numeric"
+
+
+def test_two_columns_of_one_name_are_refused():
+    with pytest.raises(DataError, match="several columns named 'a'"):
+        features(pd.DataFrame(np.eye(3), columns=["a", "a", "b"]), None)

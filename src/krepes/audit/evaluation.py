@@ -59,6 +59,7 @@ def labelled(auditor: "Auditor", x: Any, labels: Any, landmark_labels: Any) -> L
     from krepes.influence import sample_influence, signed_contribution
 
     source = as_source(x)
+    check_enough(len(source), "test samples")
     K, f = auditor._scores(source)
     y, y_landmarks = np.asarray(labels), np.asarray(landmark_labels)
     for name, values, wanted in (("labels", y, len(K)), ("landmark_labels", y_landmarks, K.shape[1])):
@@ -68,7 +69,7 @@ def labelled(auditor: "Auditor", x: Any, labels: Any, landmark_labels: Any) -> L
             raise DataError(f"{int(pd.isna(values).sum())} of {len(values)} {name} are missing")
     names = np.unique(np.concatenate([y.astype(str), y_landmarks.astype(str)]))
     if len(names) < 2:
-        raise DataError(f"all labels are {names[0]!r}; expected at least two classes")
+        raise DataError(f"all labels are {str(names[0])!r}; expected at least two classes")
     z = torch.cat([auditor.encoder(read(source, b)) for b in blocks(range(len(source)), 256)])
     landmarks = auditor.fit_.rows.landmarks
     _, f_landmarks = auditor._scores(landmarks)
@@ -191,6 +192,7 @@ def probe_fidelity(data: Labelled, seed: int) -> list[tuple]:
         raise DataError("the probes' training half holds one class; give more labelled samples")
     known = np.isin(data.y[test], np.unique(data.y[train]))
     test = test[known]
+    check_enough(len(test), "test samples of classes that the probes' training half holds")
     p = {name: _probe(rep, data.y, train, test) for name, rep in (("network", data.z), ("kernel", data.f))}
     right = {name: hit for name, (hit, _) in p.items()}
     true = {name: probability for name, (_, probability) in p.items()}

@@ -82,6 +82,9 @@ def features(table: pd.DataFrame, columns: Sequence[str] | None) -> list[Feature
             )
         if isinstance(columns, str) or len(set(columns)) < len(list(columns)) or not list(columns):
             raise ConfigError(f"columns={columns!r}; expected a list of different names")
+    twice = table.columns[table.columns.duplicated()].unique()
+    if len(twice):
+        raise DataError(f"the table has several columns named {', '.join(map(repr, twice[:5]))}; rename them")
     found, left_out = [], []
     for name in table.columns if columns is None else columns:
         try:
@@ -109,11 +112,19 @@ def feature(values: pd.Series, name: str) -> Feature:
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if pd.api.types.is_datetime64_any_dtype(values):
         values, numeric = values.astype("int64").where(values.notna()).astype(float), True
-    if values.nunique(dropna=False) < 2:
+    if pd.api.types.is_timedelta64_dtype(values):
+        values, numeric = values.dt.total_seconds(), True
+    try:
+        different = values.nunique(dropna=False)
+    except TypeError as error:  # lists, dictionaries
+        raise DataError(f"column '{name}' holds values that cannot be compared: {error}") from error
+    if different < 2:
         raise DataError(f"column '{name}' is constant: all samples agree in it")
     if numeric:
         numbers = values.to_numpy(float, na_value=np.nan)
         numbers = np.where(np.isinf(numbers), np.nan, numbers)
+        if len(numbers) >= FEWEST and different == len(numbers) and counts_rows(numbers):
+            raise DataError(f"column '{name}' counts the rows: its values are consecutive whole numbers, one per row")
         low, high = np.nanquantile(numbers, [0.01, 0.99])
         width = float(high - low) or float(np.nanmax(numbers) - np.nanmin(numbers))
         if width > 0:
@@ -123,6 +134,12 @@ def feature(values: pd.Series, name: str) -> Feature:
     if len(labels) > UNIQUE * len(values) and len(labels) > 2:
         raise DataError(f"column '{name}' has one value per row ({len(labels)} for {len(values)} rows): it names rows")
     return Feature(name, "categorical", codes, labels=tuple(map(str, labels)))
+
+
+def counts_rows(numbers: np.ndarray) -> bool:
+    """Whether different numbers are consecutive whole ones, in any order."""
+    whole = bool(np.isfinite(numbers).all() and (numbers == np.round(numbers)).all())
+    return whole and numbers.max() - numbers.min() == len(numbers) - 1
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from krepes.audit.concepts import FEWEST, Concept, Direction, steps
 from krepes.audit.discovery import AutomaticConcept
 from krepes.audit.feature_gap import SAMPLES, TOP_K, features, gap_table, group_table
 from krepes.audit.selection import positions
+from krepes.audit.statistics import FEWEST as FEWEST_POINTS
 from krepes.audit.statistics import benjamini_hochberg, resampled_means
 from krepes.data.source import Source, Subset
 from krepes.data.stream import VIEW_BLOCK, SubsetViews
-from krepes.errors import ConfigError, DataError, KrepesError, KrepesWarning
+from krepes.errors import ConfigError, DataError, KrepesError, KrepesWarning, refuse_wrong_types
 
 if TYPE_CHECKING:
     from krepes.auditor import Auditor
@@ -49,6 +50,21 @@ class AuditPlan:
     features: Sequence[str] | None = None
     points: int = SAMPLES
     attribution: int = 200_000
+
+    def __post_init__(self):
+        refuse_wrong_types(self, ("points", "attribution"), ("automatic_concepts",))
+        few = self.points is None or self.points < FEWEST_POINTS
+        if few or self.attribution is None or self.attribution < 0:
+            raise ConfigError(
+                f"AuditPlan: points={self.points}, attribution={self.attribution}; expected at least {FEWEST_POINTS} "
+                "points and no negative number"
+            )
+        if not isinstance(self.concepts, Mapping) or not all(isinstance(name, str) for name in self.concepts):
+            raise ConfigError(f"AuditPlan: concepts={self.concepts!r}; expected name ↦ query, ids or sides")
+        if isinstance(self.features, str) or not isinstance(self.features, Sequence | None):
+            raise ConfigError(f"AuditPlan: features={self.features!r}; expected a list of columns, or None for all")
+        if not isinstance(self.concept_folder, str | Path | None):
+            raise ConfigError(f"AuditPlan: concept_folder={self.concept_folder!r}; expected a path")
 
     def check(self, source: Source) -> None:
         """Refuse concepts and columns that the samples do not have, before anything is computed.
@@ -140,6 +156,8 @@ def find(auditor: "Auditor", plan: AuditPlan, explained: Sequence[int], labels: 
         labels: one class per audited sample, None where it is missing; they reach the evaluation alone.
     """
     source, notes, progress = auditor.source_, _Notes(), auditor.progress
+    if labels is not None and labels.shape != (len(source),):
+        raise DataError(f"labels has shape {labels.shape}; expected ({len(source)},), one class or None per sample")
     seed = auditor.settings.seed
     points = np.sort(np.random.default_rng(seed).permutation(len(source))[: plan.points])
     with progress.stage("concepts"):
@@ -283,8 +301,6 @@ def drawn_blocks(n: int, size: int, seed: int) -> np.ndarray:
 def evaluated(auditor: "Auditor", labels: np.ndarray) -> pd.DataFrame:
     """Figures against labels on a seeded draw of the labelled samples; see `Auditor.evaluate`."""
     source = auditor.source_
-    if len(labels) != len(source):
-        raise DataError(f"there are {len(labels)} labels for {len(source)} samples; expected one each")
     known = np.flatnonzero(~pd.isna(labels))
     classes = len(np.unique(labels[known].astype(str)))
     if classes > MOST_CLASSES:

@@ -8,7 +8,7 @@ import torch
 
 from krepes.data.ids import RowIds
 from krepes.data.source import Source
-from krepes.errors import ConfigError
+from krepes.errors import ConfigError, is_whole
 
 
 def positions(source: Source, wanted: Any, what: str) -> np.ndarray:
@@ -69,3 +69,23 @@ def positions_of(ids: Sequence[str], wanted: set[str]) -> dict[str, int]:
     if isinstance(ids, RowIds):
         return {name: ids.index(name) for name in wanted if name in ids}
     return {name: i for i, name in enumerate(ids) if name in wanted}
+
+
+def explained_positions(source: Source, explain: Sequence[int | str] | int, seed: int) -> list[int]:
+    """Positions of the samples that a report explains: by id or position, or a number of seeded ones.
+
+    Raises:
+        ConfigError: a sample does not exist.
+    """
+    if isinstance(explain, int):
+        drawn = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+        return sorted(drawn[:explain].tolist())
+    place = positions_of(source.ids, {e for e in explain if isinstance(e, str)})
+    unknown = [e for e in explain if (e not in place if isinstance(e, str) else not _is_position(e, len(source)))]
+    if unknown:
+        raise ConfigError(f"explain names unknown samples: {', '.join(map(str, unknown[:5]))}")
+    return [place[e] if isinstance(e, str) else int(e) for e in explain]
+
+
+def _is_position(value: Any, n: int) -> bool:
+    return is_whole(value) and 0 <= value < n
