@@ -1,0 +1,55 @@
+"""What every verb shares: its terminal, its options, and errors in words."""
+
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace a run that stands in the output folder.")]
+
+
+def terminal(quiet: bool = False) -> Console:
+    """The console of standard output; wide enough for tables where that is no terminal."""
+    return Console(quiet=quiet, width=None if sys.stdout.isatty() else 160)
+
+
+def command_line() -> str:
+    """The command as it was given."""
+    return shlex.join(["krepes", *sys.argv[1:]])
+
+
+def progress(console: Console, quiet: bool):
+    """Stages on the console."""
+    from krepes.progress import Progress
+
+    return Progress(None if quiet else console)
+
+
+class errors_in_words:  # noqa: N801  used like a function
+    """krepes' own errors and Ctrl-C as one message; everything else keeps its traceback, since it is a bug."""
+
+    def __init__(self, code: int = 1):
+        self.code = code
+
+    def __enter__(self) -> None:
+        import warnings
+
+        from krepes.errors import KrepesWarning
+
+        warnings.simplefilter("always", KrepesWarning)
+        warnings.showwarning = lambda message, *_args, **_kw: Console(stderr=True).print(
+            f"warning: {message}", style="yellow", soft_wrap=True, markup=False
+        )
+
+    def __exit__(self, kind, error, traceback) -> None:
+        from krepes.errors import KrepesError
+
+        if isinstance(error, KrepesError):
+            Console(stderr=True).print(f"error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+            raise typer.Exit(self.code)
+        if isinstance(error, KeyboardInterrupt):
+            Console(stderr=True).print("interrupted; the run folder is valid, run the same command again")
+            raise typer.Exit(130)
