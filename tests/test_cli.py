@@ -207,3 +207,25 @@ def test_run_prints_the_memory_plan_before_and_the_peak_after(table, tmp_path):
     assert manifest["peak_resident_bytes"] > 10**7
     assert manifest["memory"]["tile"] >= 1
     assert not (tmp_path / "run" / "work").exists()
+
+
+def ends_in_words(result, code: int) -> str:
+    """What a command printed that ended with an error of its own, not with a traceback."""
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == code
+    assert "error: " in result.output
+    return re.sub(r"\s+", " ", result.output)
+
+
+@pytest.mark.parametrize("query", ["@torch.os.system('touch {file}') == 0", "age.to_csv('{file}') == None"])
+def test_a_strangers_configuration_runs_no_code_through_a_query(table, query):
+    file = table.parent / "written"
+    concepts = json.dumps({"c": query.format(file=file)})
+    result = krepes_command("audit", table, "--set", f"audit.concepts={concepts}")
+    assert "is no query on this table" in ends_in_words(result, 1)
+    assert not file.exists()
+
+
+def test_a_negative_number_of_explained_samples_is_refused_before_the_run(table):
+    assert "explain=-1" in ends_in_words(krepes_command("audit", table, "--set", "report.explain=-1"), 1)
+    assert not (table.parent / "run").exists()

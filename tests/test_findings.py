@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import krepes
-from krepes.audit.findings import AuditPlan, drawn_blocks
+from krepes.audit.findings import AuditPlan, drawn_blocks, draws_and_samples
 from krepes.cli import app
 from krepes.data import ArraySource, TableSchema
 from krepes.encoders import MLP
@@ -43,7 +43,8 @@ def config(tmp_path_factory):
                     "weights": "w.safetensors"},
         "data": {"table": "t.csv", "schema": "schema.json", "label": "income"},
         "views": {"name": "scarf", "rate": 0.3}, "objective": {"name": "vicreg"}, "landmarks": {"m": 20},
-        "audit": {"concepts": {"<old>": "age > 40", "a not b": {"positive": "job == 'a'", "negative": "job == 'b'"}}},
+        "audit": {"refits": 4, "concepts": {
+            "<old>": "age > 40", "a not b": {"positive": "job == 'a'", "negative": "job == 'b'"}}},
         "trust": {"refits": False, "fidelity": [0.5, 0.1]}, "output": str(folder / "run"),
     }  # fmt: skip
     (folder / "c.yaml").write_text(yaml.safe_dump(plain))
@@ -76,8 +77,10 @@ def test_gaps_are_those_of_the_auditor(run):
     with pytest.raises(krepes.errors.NotFittedError):
         loaded.feature_gap()
     for row in table.to_dict("records"):
-        low, high = np.quantile(row["draws"], [0.025, 0.975])
-        assert (row["low"], row["high"]) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
+        over_points = np.var(row["draws"])
+        assert len(row["refit_gaps"]) == row["refits"] == 4
+        half = (row["high"] - row["low"]) / 2
+        assert half >= 1.96 * np.sqrt(over_points + np.var(row["refit_gaps"], ddof=1)) * 0.97  # the draws are 1,000
         assert row["null_low"] < row["null_high"]
 
 
@@ -210,13 +213,15 @@ def test_fixed_views_are_attributed_by_length():
 
 def test_a_bounded_attribution_is_that_of_whole_blocks():
     auditor = fitted(n=800)
-    whole = auditor.attribute(auditor.source_.batch([3]))
-    found = auditor.findings(AuditPlan(automatic_concepts=False, attribution=300), explain=[3])
-    looked = drawn_blocks(800, 300, 0)
+    whole = auditor.attribute(auditor.source_.batch([3]), draws=4)
+    found = auditor.findings(AuditPlan(automatic_concepts=False, attribution=1100, refits=0), explain=[3])
+    looked = drawn_blocks(800, 275, 0)
     assert found.attributed == len(looked) == 512
     for row in found.attribution.to_dict("records"):
         assert row["position"] in looked
         assert row["score"] == pytest.approx(float(whole[0, row["position"]]), rel=1e-4)
+        assert row["error"] > 0
+        assert 0 <= row["reliability"] <= 1
     best = looked[int(whole[0, torch.as_tensor(looked)].argmax())]
     assert found.attribution.iloc[0]["training_sample"] == f"s{best}"
 
@@ -226,8 +231,21 @@ def test_a_streamed_objective_is_attributed_among_some():
     auditor = krepes.Auditor(MLP(5, (16,), 3).eval(), krepes.SimCLR(batch_size=100), landmarks=25)
     auditor.fit(x, noisy)
     among = drawn_blocks(600, 200, 0)
-    part = auditor._attributed(x[:2], None, "invariance", among=among)
-    torch.testing.assert_close(part, auditor.attribute(x[:2])[:, torch.as_tensor(among)])
+    part, error = auditor._attributed(x[:2], None, "invariance", among=among, draws=2)
+    torch.testing.assert_close(part, auditor.attribute(x[:2], draws=2)[:, torch.as_tensor(among)])
+    assert error is not None
+    assert error.shape == part.shape
+
+
+@pytest.mark.parametrize(
+    ("n", "pairs", "streaming", "draws", "looked"),
+    [(1000, 200_000, False, 8, 1000), (50_000, 200_000, False, 4, 50_000), (1_000_000, 200_000, False, 4, 50_176),
+     (1_000_000, 200_000, True, 1, 200_192), (1000, 1, False, 4, 256)],
+)  # fmt: skip
+def test_a_samples_views_are_drawn_again_before_more_samples_are_looked_at(n, pairs, streaming, draws, looked):
+    found, among = draws_and_samples(n, pairs, streaming, 0)
+    assert found == draws
+    assert (n if among is None else len(among)) == looked
 
 
 def test_concepts_of_one_name_are_refused(tmp_path):

@@ -15,6 +15,7 @@ from krepes.cli import app
 from krepes.data import TableSchema
 from krepes.encoders import MLP
 from krepes.errors import ConfigError, RunFolderError
+from krepes.files import sha256_file
 
 N = 400
 
@@ -103,6 +104,94 @@ def test_what_cannot_be_checked_has_its_own_exit_code(runs, arguments, message):
     code, output = command("check", runs / "a", *arguments)
     assert code == 2
     assert message in output
+
+
+def written(folder, gap=(0.01, -0.02, 0.03), tau=(0.9, 0.85, 0.95), **files):
+    """A complete run of one column and τ, with (value, low, high); `files` replace what is in it, checksums and all."""
+    rows = {"feature_gap": ("column", "b", "gap", gap), "evaluation": ("figure", "Kendall τ", "value", tau)}
+    for name, (key, row, value, (estimate, low, high)) in rows.items():
+        table = pd.DataFrame({key: [row], value: [estimate], "low": [low], "high": [high]})
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+    (folder / "trust.json").write_text(json.dumps({"verdict": "green", "sentence": "good", "figures": []}))
+    for name, content in files.items():
+        (folder / name.replace("_json", ".json").replace("_parquet", ".parquet")).write_bytes(content)
+    names = ("trust.json", "feature_gap.parquet", "evaluation.parquet")
+    outputs = {name: sha256_file(folder / name) for name in names}
+    (folder / "manifest.json").write_text(json.dumps({"status": "complete", "outputs": outputs}))
+    return folder
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("figures", "arguments", "message"),
+    [
+        ({"tau": (NAN, NAN, NAN)}, ("--min-tau", "0.5"), "Kendall τ is nan in this run: whether it is ≥ 0.5 cannot be"),
+        ({"tau": (NAN, NAN, NAN)}, ("--min-tau", "-1"), "cannot be told"),
+        ({"gap": (NAN, NAN, NAN)}, ("--max-gap", "b=1"), "gap b is nan in this run: whether it is ≤ 1 in size cannot"),
+        ({"gap": (float("inf"), 0, 1)}, ("--max-gap", "b=1"), "cannot be told"),
+        ({"gap": (0.01, NAN, NAN)}, ("--max-gap", "b=1", "--strict"), "gap b has no interval in this run"),
+        ({"tau": (0.9, 0.8, NAN)}, ("--min-tau", "0.5", "--strict"), "Kendall τ has no interval in this run"),
+    ],
+)
+def test_a_figure_that_is_no_number_neither_passes_nor_fails(tmp_path, figures, arguments, message):
+    code, output = command("check", written(tmp_path, **figures), *arguments)
+    assert code == 2, output
+    assert message in output
+    assert "pass" not in output
+    assert "FAIL" not in output
+
+
+def test_without_strict_a_missing_interval_is_a_remark(tmp_path):
+    found = gate.check(written(tmp_path, gap=(0.01, NAN, NAN)), {"b": 0.5}, 0.5)
+    assert [one.passed for one in found] == [True, True, True]
+    assert [one.remark for one in found[1:]] == ["there is no 95 % interval", ""]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"trust_json": b'{"verdict": "gre'}, "trust.json cannot be read"),
+        ({"trust_json": b"\xff\xfe"}, "trust.json cannot be read"),
+        ({"trust_json": b"[]"}, "trust.json holds no verdict"),
+        ({"trust_json": b'{"verdict": "blue", "sentence": ""}'}, "trust.json holds no verdict"),
+        ({"trust_json": b'{"verdict": "green"}'}, "trust.json holds no verdict"),
+        ({"trust_json": b'{"verdict": ["green"], "sentence": ""}'}, "trust.json holds no verdict"),
+        ({"feature_gap_parquet": b"PAR1"}, "feature_gap.parquet in"),
+        ({"evaluation_parquet": b""}, "evaluation.parquet in"),
+    ],
+)
+def test_damaged_files_cannot_be_told(tmp_path, files, message):
+    """Even where the checksum is that of the damage."""
+    code, output = command("check", written(tmp_path, **files), "--max-gap", "b=1", "--min-tau", "0")
+    assert code == 2, output
+    assert message in output
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            {"figure": ["accuracy"], "value": [0.5], "low": [0.4], "high": [0.6]},
+            "no value of figure 'Kendall τ'; it has",
+        ),
+        ({"figure": ["Kendall τ"], "value": [0.5]}, "has no column low, high"),
+        ({"figure": ["Kendall τ"], "value": ["much"], "low": [0.4], "high": [0.6]}, "is no number"),
+    ],
+)
+def test_a_table_without_its_figure_cannot_be_told(tmp_path, table, message):
+    pd.DataFrame(table).to_parquet(tmp_path / "other.parquet")
+    content = (tmp_path / "other.parquet").read_bytes()
+    code, output = command("check", written(tmp_path, evaluation_parquet=content), "--min-tau", "0")
+    assert code == 2, output
+    assert message in output
+
+
+def test_a_manifest_that_misstates_its_files_cannot_be_told(tmp_path):
+    written(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"status": "complete", "outputs": ["trust.json"]}))
+    assert command("check", tmp_path)[0] == 2
 
 
 def test_changed_and_incomplete_runs_are_refused(runs, tmp_path):

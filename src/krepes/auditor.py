@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from krepes import influence, objectives, pipeline
-from krepes.audit import attribution
+from krepes.audit import attribution, targets
 from krepes.audit.trust import Trust, TrustGate, assess
 from krepes.data.source import Source, Subset, as_source
 from krepes.data.stream import (
@@ -315,6 +315,7 @@ class Auditor:
         direction: Tensor | Sequence[float] | None = None,
         target: str | Callable[[Tensor], Tensor] | None = None,
         *,
+        draws: int | None = None,
         source: Any = None,
         views: Views | None = None,
     ) -> Tensor:
@@ -325,21 +326,25 @@ class Auditor:
         solution, with the landmarks and λ held fixed. All queries share one block of solves and one pass over the
         training samples' views.
 
+        One draw of a sample's views decides most of its derivative, and says little of the sample: scores are the mean
+        over several draws, the step held. `draws=1` is the derivative at the very views that the fit saw.
+
         Args:
             x: samples (t, ...), anything that `fit` takes.
             direction: (h,) or (t, h): T = ⟨f(x_t), direction⟩.
             target: "invariance" (the default): the mean cosine between f(x_t) and f of eight of its views; or a
                 differentiable function of f (t, h), float64, that returns one number or (Q,).
+            draws: of views that each training sample is weighed with; default 8, and 1 for two fixed tensors of views.
             source, views: the training samples and views, for an auditor that was loaded from a folder.
 
         Returns:
             scores (t, n), or (Q, n), in the encoder's type.
 
         Raises:
-            ConfigError: both direction and target are given, one of them is of another shape, or the auditor took no
-                step, or several.
+            ConfigError: both direction and target are given, one of them is of another shape, not finite, not real or
+                not computed from f, the scores leave the encoder's type, or the auditor took no step, or several.
         """
-        return self._attributed(x, direction, target, source, views)
+        return self._attributed(x, direction, target, source, views, draws=draws)[0]
 
     def _attributed(
         self,
@@ -349,8 +354,9 @@ class Auditor:
         source: Any = None,
         views: Views | None = None,
         among: Any = None,
-    ) -> Tensor:
-        """`attribute`, of the training samples at the positions `among` (k,) if given: (t, k)."""
+        draws: int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`attribute`, of the training samples at the positions `among` (k,) if given: (t, k), and standard errors."""
         if direction is not None and target is not None:
             raise ConfigError("direction and target are two ways to ask; give one of them")
         fitted = self.fit_
@@ -358,19 +364,20 @@ class Auditor:
         phi = fitted.nystrom.features(self._scores(x)[0])
         B = fitted.nystrom.B0 + fitted.step.dB
         if direction is not None:
-            v = torch.as_tensor(direction, dtype=phi.dtype, device=phi.device)
-            if v.shape not in ((B.shape[1],), (len(phi), B.shape[1])):
-                raise ConfigError(
-                    f"direction has shape {tuple(v.shape)}; expected ({B.shape[1]},) or ({len(phi)}, {B.shape[1]})"
-                )
-            gradients = phi[:, :, None] * v.expand(len(phi), -1)[:, None]
+            gradients = phi[:, :, None] * targets.as_direction(direction, len(phi), B)[:, None]
         elif callable(target):
-            gradients = attribution.gradients_of(lambda B: target(phi @ B), B)
+            gradients = targets.gradients_of(lambda B: target(phi @ B), B)
         elif target in (None, "invariance"):
-            gradients = attribution.gradients_of(attribution.invariance(phi, self._features_of_views(x, views)), B)
+            gradients = targets.gradients_of(targets.invariance(phi, self._features_of_views(x, views)), B)
         else:
             raise ConfigError(f"target={target!r}; expected 'invariance' or a function of f")
-        return attribution.attribute(fitted, self.settings, source, views, gradients, self.progress, among)
+        redrawable = callable(views.views if isinstance(views, SubsetViews) else views)
+        draws = (attribution.DRAWS if redrawable else 1) if draws is None else draws
+        if not is_whole(draws) or draws < 1:
+            raise ConfigError(f"draws={draws!r}; expected a positive whole number")
+        if draws > 1 and not redrawable:
+            raise ConfigError(f"draws={draws} of views, but this auditor was fitted on two fixed tensors of them")
+        return attribution.attribute(fitted, self.settings, source, views, gradients, self.progress, among, draws)
 
     def concept(self, positive: Any, negative: Any = None, name: str = "concept", draws: int = 50) -> "Concept":
         """A direction with a meaning: the unit normal of a linear separator of two sets of samples.
@@ -380,18 +387,19 @@ class Auditor:
                 table such as `sex == "Female"`, a list of their ids, or a mask.
             negative: samples without it; default the others of the audited samples.
             name: for tables.
-            draws: random concepts of the null: the same samples with their sides drawn at random.
+            draws: random concepts of the null, at least 19: the same samples with their sides drawn at random.
 
         Returns:
             a `Concept`: direction (h,), accuracy, null, stability, whether it is usable, `.influence(x)` (t, m).
 
         Raises:
-            ConfigError: a side is empty or has no counterpart, or the sides overlap.
+            ConfigError: a side is empty or has no counterpart, the sides overlap, or draws is below 19.
             DataError: fewer than ten samples on a side.
 
         Source: Kim et al., "Interpretability beyond feature attribution: TCAV", 2018; the paper, §3.
         """
-        from krepes.audit.concepts import concept, sets
+        from krepes.audit.concept_sides import sets
+        from krepes.audit.concepts import concept
 
         f = sets(self, positive, negative, name, self.settings.seed)
         return concept(self, *f, name, self.settings.seed, draws)
@@ -411,7 +419,7 @@ class Auditor:
             ConfigError: no such folder, no subfolder, images without a transform.
             DataError: a file cannot be read or holds other shapes, or a concept has fewer than ten samples.
         """
-        from krepes.audit.concepts import concept_folders
+        from krepes.audit.concept_sides import concept_folders
 
         return concept_folders(self, Path(folder), transform, negative, self.settings.seed)
 
@@ -444,6 +452,7 @@ class Auditor:
         *,
         samples: Any = None,
         top_k: int = 10,
+        refits: int = 10,
     ) -> pd.DataFrame:
         """The alignment gap of raw columns: what samples share with the landmarks that move them, more than with any.
 
@@ -457,11 +466,15 @@ class Auditor:
             samples: the test points, as a query, ids or a mask; default 1,000 drawn with the seed. Landmarks among
                 them are left out.
             top_k: landmarks per test point.
+            refits: on random halves of the training samples with landmarks of their own; their variance is part of
+                the intervals. 0: intervals of the fit at hand, over test points alone, which are too narrow for
+                anything that is said of other data or another seed.
 
         Returns:
-            one row per column, largest gap first: column, kind, gap, low, high (95 % bootstrap over test points and
-            landmarks), agreement, random, p (landmarks' values permuted), q (Benjamini–Hochberg), n, missing,
-            explained_by (a column within whose groups nothing of the gap is left) and gap_given (what is left there).
+            one row per column, largest gap first: column, kind, gap, low, high (95 %, over test points, training
+            samples and landmarks), agreement, random, p (landmarks' values permuted), q (Benjamini–Hochberg), n,
+            missing, refits (that succeeded), explained_by (a column within whose groups most of the gap is gone) and
+            gap_given (what is left there). Gap, interval, p and q are NaN where all landmarks share one value.
 
         Raises:
             DataError: no table, another number of rows, a listed column that is constant or names rows, or fewer than
@@ -469,25 +482,34 @@ class Auditor:
 
         Source: the paper, §3; the statistics are described in docs/method.md.
         """
-        from krepes.audit.feature_gap import features, gap_table
+        from krepes.audit.columns import features
+        from krepes.audit.feature_gap import gap_table
 
-        table = self._raw_table(table)
-        return gap_table(features(table, columns), self._tops(samples, top_k), self.settings.seed)
+        found = features(self._raw_table(table), columns)
+        return gap_table(found, *self._tops(samples, top_k, refits), self.settings.seed)
 
     def group_gap(
-        self, column: str, table: pd.DataFrame | None = None, *, samples: Any = None, top_k: int = 10
+        self,
+        column: str,
+        table: pd.DataFrame | None = None,
+        *,
+        samples: Any = None,
+        top_k: int = 10,
+        refits: int = 10,
     ) -> pd.DataFrame:
         """`feature_gap` of one categorical column within each of its groups of test points.
 
         Returns:
             one row per group: column, group, gap, low, high, share (of the group's influence that comes from landmarks
-            of the same group), random (share of landmarks), n, landmarks, small (fewer than 100 test points). Fewer
-            than 20 have no interval.
+            of the same group), random (share of landmarks), p, q (over the groups), n, landmarks, refits, small (fewer
+            than 100 test points or 5 landmarks). Groups of fewer than 20 points have no interval and no p; those of no
+            landmark have no gap.
         """
-        from krepes.audit.feature_gap import features, group_table
+        from krepes.audit.columns import features
+        from krepes.audit.feature_gap import group_table
 
         (feature,) = features(self._raw_table(table), [column])
-        return group_table(feature, self._tops(samples, top_k), self.settings.seed)
+        return group_table(feature, *self._tops(samples, top_k, refits), self.settings.seed)
 
     def feature_influence(self, x: Any, rows: pd.DataFrame, column: str, table: pd.DataFrame | None = None) -> Tensor:
         """Sample influence × agreement in one raw column, (t, m).
@@ -496,22 +518,23 @@ class Auditor:
             x: samples (t, ...).
             rows: their raw rows (t rows).
             column: of both tables.
-            table: one raw row per audited sample; default the samples' own table.
-        """
-        from krepes.audit.feature_gap import features
+            table: one raw row per audited sample; default the samples' own table. The distance at which numbers stop
+                to agree, the categories and their order are its own, whatever the rows hold.
 
-        table = self._raw_table(table)
+        Raises:
+            ConfigError: no such column.
+            DataError: the rows are not one for each sample, or hold values of another kind than the table's.
+        """
+        from krepes.audit.columns import features
+        from krepes.audit.features_of_rows import column_of, values_of_rows
+
+        raw, given = column_of(self._raw_table(table), column, "the table"), column_of(rows, column, "rows")
         scores = self.influence(x)
-        if len(rows) != len(scores):
-            raise DataError(f"rows has {len(rows)} rows for {len(scores)} samples; expected one each")
-        if column not in rows.columns:
-            raise ConfigError(f"column '{column}' is not in rows; it has {', '.join(map(str, rows.columns))}")
-        if column not in table.columns:
-            raise ConfigError(f"column '{column}' is not in the table; it has {', '.join(map(str, table.columns))}")
-        both = pd.DataFrame({column: pd.concat([table[column], rows[column]], ignore_index=True)})
-        (feature,) = features(both, [column])
-        points, landmarks = np.arange(len(table), len(both)), np.asarray(self.fit_.indices)
-        return scores * torch.as_tensor(feature.agreement(points[:, None], landmarks[None])).to(scores)
+        if len(given) != len(scores):
+            raise DataError(f"rows has {len(given)} rows for {len(scores)} samples; expected one each")
+        (feature,) = features(pd.DataFrame({column: raw}), [column])
+        mine, theirs = values_of_rows(feature, raw, given), feature.values[np.asarray(self.fit_.indices)]
+        return scores * torch.as_tensor(feature.agreement_of(mine[:, None], theirs[None])).to(scores)
 
     def _raw_table(self, table: pd.DataFrame | None) -> pd.DataFrame:
         found = self.source_.metadata() if table is None else table
@@ -523,18 +546,23 @@ class Auditor:
             )
         return found
 
-    def _tops(self, samples: Any, top_k: int) -> "Tops":
-        """Test points among the audited samples and their top landmarks."""
+    def _tops(self, samples: Any, top_k: int, refits: int = 0) -> "tuple[Tops, list[Tops]]":
+        """Test points among the audited samples and their top landmarks, in this fit and in refits."""
         from krepes.audit.feature_gap import SAMPLES, Tops
+        from krepes.audit.refits import refits as refitted
         from krepes.audit.selection import positions
 
+        if not is_whole(refits) or refits < 0:
+            raise ConfigError(f"refits={refits!r}; expected a whole number, at least 0")
         source, seed = self.source_, self.settings.seed
         if samples is None:
             chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:SAMPLES])
         else:
             chosen = positions(source, samples, "samples")
         influence = self.influence(Subset(source, chosen)).cpu().numpy()
-        return Tops.of(chosen, np.asarray(self.fit_.indices), influence, top_k)
+        tops = Tops.of(chosen, np.asarray(self.fit_.indices), influence, top_k)
+        again = (Tops.of_refit(chosen, one, top_k) for one in refitted(self, chosen, refits))
+        return tops, [one for one in again if one is not None]
 
     @property
     def spectral_entropy_(self) -> float:
@@ -569,7 +597,7 @@ class Auditor:
             one row per refit: landmarks or encoder, entropy, loss, gain_ratio, damping (relative).
 
         Raises:
-            ConfigError: neither or both are given.
+            ConfigError: neither or both are given, or landmarks for an auditor whose landmarks were chosen by hand.
         """
         from krepes.audit.spectrum import entropy_over
 
@@ -583,13 +611,15 @@ class Auditor:
         Args:
             x: test samples (t, ...).
             labels: their classes (t,).
-            landmark_labels: classes of the landmarks (m,), in the order of `landmark_ids_`.
+            landmark_labels: classes of the landmarks (m,), in the order of `landmark_ids_`, None where unknown; 1 and
+                1.0 are one class.
 
         Returns:
             one row per figure: figure, value, low, high (95 % bootstrap over test samples), n, note.
 
         Raises:
-            DataError: labels that do not fit or are missing, one class alone, or fewer than 20 test samples.
+            DataError: labels that do not fit, are missing or of mixed kinds, one class alone, or fewer than 20 test
+                samples.
 
         Source: the paper, §3 and §4; the protocols are described in docs/method.md.
         """

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from krepes.audit.findings import AuditPlan
 from krepes.auditor import Auditor
 from krepes.data import ArraySource, ShiftNoise
 from krepes.encoders import SmallCNN
@@ -20,6 +21,7 @@ from krepes.solver import Newton
 ENCODER = {"in_channels": 1, "widths": (16, 32), "n_out": 16}
 VIEWS = ShiftNoise(max_shift=1, std=0.15, contrast=0.3)
 OBJECTIVE = BarlowTwins(weight=5e-2)
+PLAN = AuditPlan(refits=4, attribution=4 * 1797)  # fewer refits and draws than by default: it is to be seen quickly
 # where `krepes.load` finds the encoder of a demo run
 RECIPE = {
     "encoder": {

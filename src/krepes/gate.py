@@ -56,7 +56,8 @@ def check(
         the trust gate first, then one entry per limit.
 
     Raises:
-        RunFolderError: the run is not complete, a file is missing or changed, or a figure is not in it.
+        RunFolderError: it cannot be told: the run is not complete, a file is missing, changed or damaged, a figure is
+            not in it or is no number, or (with `strict`) has no interval.
         ConfigError: a limit is no number, or an unknown verdict.
     """
     if worst_trust not in COLOURS:
@@ -67,33 +68,43 @@ def check(
     if min_tau is not None and not -1 <= min_tau <= 1:
         raise ConfigError(f"min-tau={min_tau}; expected a number between -1 and 1")
     run = Run.open(Path(folder))
-    trust = json.loads((run.folder / "trust.json").read_text(encoding="utf-8"))
+    trust = run.trust()
     kept = COLOURS.index(trust["verdict"]) <= COLOURS.index(worst_trust)
     wanted = worst_trust if worst_trust == "green" else f"{worst_trust} or better"
     found = [Check("trust", math.nan, math.nan, math.nan, wanted, kept, f"{trust['verdict']}: {trust['sentence']}")]
     if max_gap:
         gaps = run.table("feature_gap.parquet", "the samples have no table, or no column that can be compared")
-        gaps = gaps.set_index("column")
         for name, limit in max_gap.items():
-            if name not in gaps.index:
-                raise RunFolderError(f"{folder} has no gap of column '{name}'; it has {', '.join(gaps.index)}")
-            row: Any = gaps.loc[name]
-            farthest = max(abs(row["low"]), abs(row["high"]))
-            found.append(_check(f"gap {name}", row["gap"], row["low"], row["high"], f"≤ {limit:g} in size",
-                                abs(row["gap"]) <= limit, farthest <= limit, strict))  # fmt: skip
+            value, low, high = run.figure("feature_gap.parquet", gaps, "column", name, "gap")
+            found.append(_check(f"gap {name}", value, low, high, f"≤ {limit:g} in size", abs(value) <= limit,
+                                max(abs(low), abs(high)) <= limit, strict))  # fmt: skip
     if min_tau is not None:
         figures = run.table(
             "evaluation.parquet", "it was made without labels; name them with data.label or data.labels"
         )
-        row = figures.set_index("figure").loc["Kendall τ"]
-        found.append(_check("Kendall τ", row["value"], row["low"], row["high"], f"≥ {min_tau:g}",
-                            row["value"] >= min_tau, row["low"] >= min_tau, strict))  # fmt: skip
+        value, low, high = run.figure("evaluation.parquet", figures, "figure", "Kendall τ", "value")
+        found.append(_check("Kendall τ", value, low, high, f"≥ {min_tau:g}", value >= min_tau, low >= min_tau, strict))
     return found
 
 
-def _check(name, value, low, high, limit, holds, holds_surely, strict) -> Check:
+def _check(
+    name: str, value: float, low: float, high: float, limit: str, holds: bool, holds_surely: bool, strict: bool
+) -> Check:
+    """One limit.
+
+    Raises:
+        RunFolderError: the figure is no number, or strict and without an interval: it cannot be told.
+    """
+    if not math.isfinite(value):
+        raise RunFolderError(f"{name} is {value} in this run: whether it is {limit} cannot be told")
+    known = math.isfinite(low) and math.isfinite(high)
+    if strict and not known:
+        raise RunFolderError(
+            f"{name} has no interval in this run ([{low}, {high}]): whether all of it is {limit} cannot be told"
+        )
     remark = "" if holds == holds_surely else "the 95 % interval reaches beyond the limit"
-    return Check(name, float(value), float(low), float(high), limit, bool(holds_surely if strict else holds), remark)
+    passed = holds_surely if strict else holds
+    return Check(name, value, low, high, limit, passed, remark if known else "there is no 95 % interval")
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,8 @@ class Run:
         manifest = read_manifest(folder)
         if manifest.get("status") != "complete":
             raise RunFolderError(f"the run in {folder} is not complete (status {manifest.get('status')!r})")
+        if not all(isinstance(manifest.get(key) or {}, dict) for key in ("outputs", "sha256")):
+            raise RunFolderError(f"the manifest in {folder} misstates its files; run the audit again")
         sums = {**(manifest.get("outputs") or {}), **(manifest.get("sha256") or {})}
         if "trust.json" not in sums:
             raise RunFolderError(f"{folder} was saved from Python; `krepes audit` writes the figures that are needed")
@@ -133,5 +146,50 @@ class Run:
         return found
 
     def optional(self, name: str) -> pd.DataFrame | None:
-        """One of the run's tables, or None."""
-        return pd.read_parquet(self.folder / name) if name in self.manifest["outputs"] else None
+        """One of the run's tables, or None.
+
+        Raises:
+            RunFolderError: it cannot be read.
+        """
+        if name not in (self.manifest.get("outputs") or {}):
+            return None
+        try:
+            return pd.read_parquet(self.folder / name)
+        except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+            raise RunFolderError(f"{name} in {self.folder} cannot be read ({error}); run the audit again") from error
+
+    def trust(self) -> dict[str, Any]:
+        """The trust gate: verdict, sentence, figures.
+
+        Raises:
+            RunFolderError: it cannot be read, or holds no verdict.
+        """
+        path = self.folder / "trust.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{path} cannot be read ({error}); run the audit again") from error
+        if not isinstance(found, dict) or found.get("verdict") not in COLOURS or "sentence" not in found:
+            raise RunFolderError(f"{path} holds no verdict ({', '.join(COLOURS)}); run the audit again")
+        return found
+
+    def figure(self, file: str, table: pd.DataFrame, key: str, name: str, value: str) -> tuple[float, float, float]:
+        """The figure of one row and its interval, NaN where the run has none.
+
+        Raises:
+            RunFolderError: the table has no such row, or lacks a column.
+        """
+        missing = [column for column in (key, value, "low", "high") if column not in table.columns]
+        if missing:
+            raise RunFolderError(f"{file} in {self.folder} has no column {', '.join(missing)}; run the audit again")
+        rows = table.loc[table[key] == name]
+        if len(rows) != 1:
+            names = ", ".join(map(str, table[key]))
+            raise RunFolderError(f"{self.folder} has no {value} of {key} '{name}'; it has {names}")
+        try:
+            found = [float(rows[column].iloc[0]) for column in (value, "low", "high")]
+        except (TypeError, ValueError) as error:
+            raise RunFolderError(
+                f"{file} in {self.folder}: {name} is no number ({error}); run the audit again"
+            ) from error
+        return found[0], found[1], found[2]

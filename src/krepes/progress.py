@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
+from krepes.terminal import say
+
 
 class Progress:
     """Reports stages.
@@ -54,14 +56,9 @@ class Progress:
         self.timings[name] = time.perf_counter() - started
         if self.console is not None:
             detail = notes["text"] or (f"{total} samples" if total else "")
-            self.console.print(
-                f"{name:<10} {self.timings[name]:6.1f} s  {detail}",
-                highlight=False,
-                soft_wrap=True,
-                markup=False,
-            )
+            say(self.console, f"{name:<10} {self.timings[name]:6.1f} s  {detail}")
 
     def say(self, text: str) -> None:
         """One line between stages."""
         if self.console is not None:
-            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+            say(self.console, text)

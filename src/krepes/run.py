@@ -19,6 +19,7 @@ from krepes.files import one_writer, remove_unfinished, sha256_file, sha256_tree
 from krepes.report.build import build_report, number
 from krepes.results import MODEL, RunFolder, describe_settings, read_manifest, save_auditor, versions
 from krepes.tables import write_tables
+from krepes.terminal import say, visible
 from krepes.work import Work, key_of
 
 WORK = "work"  # finished blocks inside the run folder, removed when the run is complete
@@ -47,7 +48,7 @@ def run_audit(
 
     Args:
         config: the resolved configuration; a folder of another one is refused.
-        extra: more entries of the manifest.
+        extra: more entries of the manifest; of space, note, account and normalisation of the encoder the report tells.
         plan: what is asked beside the scores; default `AuditPlan()`.
         labels: one class per sample, None where missing, for the figures against labels alone.
 
@@ -59,13 +60,13 @@ def run_audit(
     """
     plan = plan or AuditPlan()
     plan.check(source)
+    chosen = explained_positions(source, explain, auditor.settings.seed)
     with one_writer(folder):
         prints = {"encoder": auditor.encoder.fingerprint(), "data": source.fingerprint()}
         if labels is not None:
             prints["labels"] = hashlib.sha256(repr(labels.tolist()).encode()).hexdigest()
         if plan.concept_folder is not None:
             prints["concepts"] = sha256_tree(Path(plan.concept_folder))
-        chosen = explained_positions(source, explain, auditor.settings.seed)
         identity = {"fingerprints": prints, "config": config, "behaviour": auditor.behaviour(source, views)}
         if overwrite and (folder / "manifest.json").exists():
             for name in (*OUTPUTS, *FINDINGS):
@@ -74,14 +75,13 @@ def run_audit(
             (folder / "manifest.json").unlink()  # last: without it, what remains would be a stranger's
         run = RunFolder.open(folder, identity)
         if run.found:
-            console.print(run.found, highlight=False, soft_wrap=True, markup=False)
+            say(console, run.found)
         if run.complete and not damaged(folder):
             return folder / "report.html"
         if run.complete:
-            console.print(
-                f"{', '.join(damaged(folder))} in {folder} {'is' if len(damaged(folder)) == 1 else 'are'} missing or "
-                "changed; the run is made again.", style="yellow", soft_wrap=True, markup=False,
-            )  # fmt: skip
+            gone = damaged(folder)
+            verb = "is" if len(gone) == 1 else "are"
+            say(console, f"{', '.join(gone)} in {folder} {verb} missing or changed; the run is made again.", "yellow")
         numbers = {"settings": describe_settings(auditor.settings), "device": str(auditor.encoder.device),
                    "dtype": str(auditor.encoder.dtype)}  # fmt: skip
         key = key_of({**identity, **numbers, "versions": versions()})
@@ -104,7 +104,7 @@ def run_audit(
             run.mark("running", "report")
             write_json(folder / "trust.json", auditor.trust_.as_dict())
             with auditor.progress.stage("report"):
-                html = build_report(auditor, title, chosen, command, config, landmarks, found)
+                html = build_report(auditor, title, chosen, command, config, landmarks, found, extra)
                 write_atomically(folder / "report.html", lambda p: p.write_text(html, encoding="utf-8"))
             peak = peak_resident()
             if peak is not None:
@@ -150,9 +150,12 @@ def write_findings(found: Findings, folder: Path) -> list[str]:
 
 
 def damaged(folder: Path) -> list[str]:
-    """Files of a complete run that are gone, or do not have the checksum in its manifest."""
+    """Files of a complete run that are gone, or do not have the checksum in its manifest; a manifest without any."""
     manifest = read_manifest(folder)
-    sums = {**manifest.get("outputs", {}), **manifest.get("sha256", {})}
+    outputs, models = manifest.get("outputs"), manifest.get("sha256")
+    if not isinstance(outputs, dict) or not isinstance(models, dict):
+        return ["manifest.json"]
+    sums = {**outputs, **models}
     return [n for n, wanted in sums.items() if not (folder / n).is_file() or sha256_file(folder / n) != wanted]
 
 
@@ -161,15 +164,12 @@ def summarise(auditor: Auditor, folder: Path, console: Console) -> None:
     trust, outcome = auditor.trust_, auditor.outcome_
     colour = {"green": "green", "amber": "yellow", "red": "red"}[trust.verdict]
     if not outcome.lowered:
-        console.print(outcome.message, style="bold red", soft_wrap=True)
-    console.print(f"trust: {trust.verdict.upper()}. {trust.sentence}", style=f"bold {colour}", soft_wrap=True)
+        say(console, outcome.message, "bold red")
+    say(console, f"trust: {trust.verdict.upper()}. {trust.sentence}", f"bold {colour}")
     for figure in trust.figures:
-        console.print(
-            f"  {figure.verdict:<6} {figure.name:<14} {figure.display} (wanted: {figure.threshold})",
-            highlight=False,
-        )
+        say(console, f"  {figure.verdict:<6} {figure.name:<14} {figure.display} (wanted: {figure.threshold})")
     top = pd.read_parquet(folder / "landmarks.parquet").head(5)
-    console.print("strongest landmarks (mean influence, balance of attraction and repulsion):", highlight=False)
+    say(console, "strongest landmarks (mean influence, balance of attraction and repulsion):")
     for row in top.to_dict("records"):
-        line = f"  {row['landmark']:<14} {number(row['mean_influence']):>8}  {row['sign_balance']:+.2f}"
-        console.print(line, highlight=False, markup=False)
+        name = visible(row["landmark"])
+        say(console, f"  {name:<14} {number(row['mean_influence']):>8}  {row['sign_balance']:+.2f}")

@@ -1,5 +1,6 @@
 """The run folder's tables over every sample, written shard by shard."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from krepes.auditor import Auditor
 from krepes.data.source import Source
 from krepes.data.stream import ahead, blocks, names, read, shards
 from krepes.engine import BLOCK
+from krepes.errors import KrepesWarning
 from krepes.files import write_atomically
 from krepes.report.build import Plane, rank_landmarks, seeded_subset
 from krepes.work import Work
@@ -34,11 +36,12 @@ def write_tables(auditor: Auditor, source: Source, folder: Path, top_k: int, wor
         totals += score_shard(auditor, source, shard, kept, plane, work, i, note)["totals"]
         note(shard.stop)
     metadata = source.metadata()
+    raw = None if metadata is None else storable(metadata)
     landmarks = rank_landmarks(auditor, totals[0] / len(source), totals[1], totals[2])
-    shown = landmarks
-    if metadata is not None:
-        shown = landmarks.join(prefixed(metadata.iloc[landmarks["position"]].reset_index(drop=True)))
-    write_atomically(folder / "landmarks.parquet", lambda p: shown.to_parquet(p, index=False))
+    shown = pa.Table.from_pandas(landmarks, preserve_index=False).replace_schema_metadata()
+    if raw is not None:
+        shown = beside(shown, raw.take(landmarks["position"].tolist()))
+    write_atomically(folder / "landmarks.parquet", lambda p: pq.write_table(shown, p))
 
     def scored() -> Iterator[tuple[range, dict[str, Tensor]]]:
         for i, shard in enumerate(shards(len(source))):
@@ -48,8 +51,7 @@ def write_tables(auditor: Auditor, source: Source, folder: Path, top_k: int, wor
     wanted = min(top_k, len(fit.indices))
     influences = (influence_part(source, s, t, ids, wanted) for s, t in scored())
     write_atomically(folder / "influence.parquet", lambda p: write_parts(p, influences))
-    schema = None if metadata is None else pa.Schema.from_pandas(prefixed(metadata), preserve_index=False)
-    points = (points_part(auditor, source, s, t, ids, schema) for s, t in scored())
+    points = (points_part(auditor, source, s, t, ids, raw) for s, t in scored())
     write_atomically(folder / "points.parquet", lambda p: write_parts(p, points))
     return landmarks
 
@@ -120,10 +122,10 @@ def influence_part(source: Source, shard: range, scored: dict[str, Tensor], ids:
 
 
 def points_part(
-    auditor: Auditor, source: Source, shard: range, scored: dict[str, Tensor], ids: pa.Array, schema: pa.Schema | None
+    auditor: Auditor, source: Source, shard: range, scored: dict[str, Tensor], ids: pa.Array, raw: pa.Table | None
 ) -> pa.Table:
-    """A shard's rows of points.parquet: id, x, y, landmarks, is_landmark, and the metadata."""
-    near = scored["top"][:, :NEIGHBOURS]
+    """A shard's rows of points.parquet: id, x, y, landmarks, is_landmark, and the columns of `raw` (n rows)."""
+    n, near = len(shard), scored["top"][:, :NEIGHBOURS]
     offsets = pa.array(np.arange(0, near.numel() + 1, near.shape[1], dtype=np.int32))
     chosen = np.isin(np.arange(shard.start, shard.stop), auditor.fit_.indices)
     columns: dict[str, Any] = {
@@ -134,13 +136,12 @@ def points_part(
         "is_landmark": chosen,
     }
     table = pa.table(columns)
-    metadata = source.metadata()
-    if schema is None or metadata is None:
-        return table
-    raw = pa.Table.from_pandas(
-        prefixed(metadata.iloc[shard.start : shard.stop]), schema.remove_metadata(), preserve_index=False
-    )
-    for field, column in zip(raw.schema, raw.columns, strict=True):
+    return table if raw is None else beside(table, raw.slice(shard.start, n))
+
+
+def beside(table: pa.Table, other: pa.Table) -> pa.Table:
+    """The columns of two tables of as many rows."""
+    for field, column in zip(other.schema, other.columns, strict=True):
         table = table.append_column(field, column)
     return table
 
@@ -154,6 +155,54 @@ def write_parts(path: Path, parts: Iterator[pa.Table]) -> None:
             writer.write_table(part)
 
 
-def prefixed(metadata: pd.DataFrame) -> pd.DataFrame:
-    """Columns named data.*, apart from krepes' own."""
-    return metadata.add_prefix("data.")
+def storable(metadata: pd.DataFrame) -> pa.Table:
+    """A table as Parquet can hold it, its columns named data.* to tell them from krepes' own.
+
+    A column of several kinds of values, such as 1 and "a", is written as text, and of columns that share a name the
+    later ones are numbered; warnings say so.
+    """
+    columns: dict[str, pa.Array] = {}
+    for place, name in enumerate(metadata.columns):
+        plain = f"data.{encodable(str(name))}"
+        written, count = plain, 1
+        while written in columns:
+            count += 1
+            written = f"{plain} ({count})"
+        if written != plain:
+            warnings.warn(
+                f"two columns of the table are named '{name}' when written: the tables of the run have one of them as "
+                f"'{written}'. Rename one.", KrepesWarning, stacklevel=3,
+            )  # fmt: skip
+        columns[written] = _stored(metadata.iloc[:, place], str(name))
+    return pa.table(columns)
+
+
+def _stored(column: pd.Series, name: str) -> pa.Array:
+    """A column's values in a type that Parquet has; else as text."""
+    try:
+        if column.dtype == object:
+            _refuse_several_kinds(column)
+        found = pa.Array.from_pandas(column)
+        found = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+        pq.write_table(pa.table({"column": found.slice(0, 0)}), pa.BufferOutputStream())  # Arrow has more types
+        return found
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, NotImplementedError) as error:
+        warnings.warn(
+            f"column '{name}' holds values that a Parquet file cannot, and is written as text: {error}", KrepesWarning,
+            stacklevel=4,
+        )  # fmt: skip
+    missing = column.isna().to_numpy(bool)
+    return pa.array([None if m else encodable(str(v)) for v, m in zip(column, missing, strict=True)], pa.string())
+
+
+def _refuse_several_kinds(column: pd.Series) -> None:
+    """Raise TypeError: Arrow would read a number beside a date as a date, and a truth value beside one as a number."""
+    present = column[column.notna()]
+    kinds = {type(v.item() if isinstance(v, np.generic) else v) for v in present}
+    if len(kinds) > 1 and not kinds <= {int, float}:
+        raise TypeError(f"they are of several kinds ({', '.join(sorted(kind.__name__ for kind in kinds))})")
+
+
+def encodable(text: str) -> str:
+    """Text that UTF-8 can hold: halves of surrogate pairs are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -82,7 +82,7 @@ def test_moment_objectives_equal_finite_differences(objective, ridge):
     phi = auditor.fit_.nystrom.features(auditor.kernel(queries))
     chosen = [0, 7, 30, 59]
     expected = by_differences(lambda w: moved_moment_step(auditor, w), len(x), lambda B: phi @ B @ direction, chosen)
-    found = auditor.attribute(queries, direction)
+    found = auditor.attribute(queries, direction, draws=1)
     assert found.shape == (4, len(x))
     torch.testing.assert_close(found[:, chosen], expected, rtol=1e-4, atol=1e-8 * float(found.abs().max()))
 
@@ -97,7 +97,7 @@ def test_target_and_invariance_equal_finite_differences():
 
     step = lambda w: moved_moment_step(auditor, w)  # noqa: E731
     expected = by_differences(step, len(x), lambda B: energy(phi @ B), chosen)
-    found = auditor.attribute(queries, target=energy)
+    found = auditor.attribute(queries, target=energy, draws=1)
     assert found.shape == (2, len(x))
     torch.testing.assert_close(found[:, chosen], expected, rtol=1e-4, atol=1e-9)
 
@@ -108,13 +108,13 @@ def test_target_and_invariance_equal_finite_differences():
         return torch.stack([torch.cosine_similarity(f, g[:, k], dim=1) for k in range(g.shape[1])]).mean(0)
 
     expected = by_differences(step, len(x), cosine, chosen)
-    torch.testing.assert_close(auditor.attribute(queries)[:, chosen], expected, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(auditor.attribute(queries, draws=1)[:, chosen], expected, rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("objective", [MOMENT[0], MOMENT[3]], ids=lambda o: o.name)
 def test_scores_of_a_mean_sum_to_zero(objective):
     auditor, x = fitted(objective)
-    found = auditor.attribute(x[:3], torch.ones(3))
+    found = auditor.attribute(x[:3], torch.ones(3), draws=1)
     assert float(found.sum(1).abs().max()) < 1e-9 * float(found.abs().sum(1).max())
 
 
@@ -186,7 +186,7 @@ def test_streaming_objectives_equal_finite_differences(objective):
     direction = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
     phi, chosen = nystrom.features(auditor.kernel(x[:2])), [0, 31]
     expected = by_differences(step, len(x), lambda B: phi @ B @ direction, chosen)
-    found = auditor.attribute(x[:2], direction)
+    found = auditor.attribute(x[:2], direction, draws=1)
     torch.testing.assert_close(found[:, chosen], expected, rtol=1e-4, atol=1e-8 * float(found.abs().max()))
 
 
@@ -203,3 +203,102 @@ def test_what_cannot_be_asked_is_refused():
     several, x = fitted(BarlowTwins(), steps=2)
     with pytest.raises(ConfigError, match="one Newton step, this auditor took 2"):
         several.attribute(x[:2], torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("direction", "message"),
+    [
+        ([1.0, float("nan"), 0.0], r"direction holds nan at 1; expected finite"),
+        ([1.0, 0.0, float("-inf")], r"direction holds -inf at 2; expected finite"),
+        ("abc", "direction='abc' holds more than numbers"),
+        (["a", "b", "c"], "holds more than numbers"),
+        ([1, None, 2], r"direction=\[1, None, 2\] holds more than numbers"),
+        ([[1, 2, 3], [1, 2]], "holds more than numbers"),
+        ([1j, 0, 0], "direction holds complex128; expected real"),
+    ],
+    ids=str,
+)
+def test_a_direction_that_is_none_is_refused(direction, message):
+    auditor, x = fitted(BarlowTwins())
+    with pytest.raises(ConfigError, match=message):
+        auditor.attribute(x[:2], direction, draws=1)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (lambda f: f.sum(1) * torch.tensor([1.0, float("nan")]), "target is not finite for query 1"),
+        (lambda f: f.sum(1) / torch.tensor([0.0, 1.0]), "target is not finite for query 0"),
+        (lambda f: (f - f).sum(1).sqrt(), "gradient of query 0, 1 .* not finite"),
+        (lambda f: torch.view_as_complex(f[:, :2].contiguous()), r"shape \(2,\) of complex numbers"),
+        (lambda f: f[:0, 0], "target returned no value"),
+        (lambda f: torch.zeros(2, requires_grad=True), "a constant for query 0, 1: it was not computed from f"),
+        (lambda f: torch.zeros(2), "expected differentiable"),
+        (lambda f: f.sum(1) * 1e300 * 1e10, "not finite"),
+    ],
+)
+def test_a_target_without_a_gradient_is_refused(target, message):
+    auditor, x = fitted(BarlowTwins())
+    with pytest.raises(ConfigError, match=message):
+        auditor.attribute(x[:2], target=target)
+
+
+def test_scores_are_linear_in_a_direction_of_any_size():
+    auditor, x = fitted(BarlowTwins())
+    plain = auditor.attribute(x[:2], torch.ones(3))
+    for size in (1e290, 1e-290, 2.0**-30):
+        found = auditor.attribute(x[:2], torch.full((3,), size, dtype=torch.float64))
+        torch.testing.assert_close(found / size, plain, rtol=1e-9, atol=1e-12 * float(plain.abs().max()))
+    assert float(auditor.attribute(x[:2], torch.zeros(3)).abs().max()) == 0
+    single = Auditor(MLP(5, (8,), 4).eval(), BarlowTwins(), landmarks=14, n_components=3).fit(x.float(), noisy)
+    for size in (1e300, 1e-300):
+        with pytest.raises(ConfigError, match=r"scores of query 0, 1 leave the range of float32"):
+            single.attribute(x[:2].float(), torch.full((3,), size, dtype=torch.float64))
+
+
+def noisy_auditor(seed: int, objective=None) -> tuple[Auditor, torch.Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(300, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    landmarks = list(range(0, 300, 10))
+    auditor = Auditor(
+        MLP(5, (16,), 4).eval(), objective or VICReg(), landmarks=landmarks, newton=Newton(damping=1.0), seed=seed,
+        dtype=torch.float64,
+    )  # fmt: skip
+    return auditor.fit(x, lambda batch, generator: batch + 0.7 * torch.randn(
+        batch.shape, generator=generator, dtype=batch.dtype)), x  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", [VICReg(), SimCLR(batch_size=100)])
+def test_draws_are_averaged_and_their_spread_is_the_error(objective):
+    auditor, x = noisy_auditor(0, objective)
+    direction = torch.ones(4)
+    one, none = auditor._attributed(x[:2], direction, None, draws=1)
+    two, error = auditor._attributed(x[:2], direction, None, draws=2)
+    assert none is None
+    assert error is not None
+    other = 2 * two - one  # the second draw
+    torch.testing.assert_close(error, (one - other).abs() / 2)
+    assert not torch.allclose(one, other)
+
+
+def test_more_draws_make_the_scores_of_a_training_sample_agree_across_seeds_of_the_views():
+    def agreement(draws: int) -> float:
+        scores = []
+        for seed in (1, 2):
+            auditor, x = noisy_auditor(seed)
+            scores.append(auditor.attribute(x[:8], target=lambda f: f.norm(dim=1), draws=draws))
+        a, b = (s - s.mean(1, keepdim=True) for s in scores)
+        return float(torch.cosine_similarity(a, b, dim=1).mean())
+
+    assert agreement(8) > agreement(1) + 0.15
+
+
+def test_draws_that_cannot_be_made_are_refused():
+    auditor, x = noisy_auditor(0)
+    with pytest.raises(ConfigError, match="draws=0"):
+        auditor.attribute(x[:2], torch.ones(4), draws=0)
+    pair = Auditor(MLP(5, (8,), 4).eval(), VICReg(), landmarks=14, n_components=3)
+    pair.fit(x[:60].float(), (x[:60].float() + 0.1, x[:60].float() - 0.1))
+    assert pair.attribute(x[:2].float(), torch.ones(3)).shape == (2, 60)
+    with pytest.raises(ConfigError, match="two fixed tensors"):
+        pair.attribute(x[:2].float(), torch.ones(3), draws=2)

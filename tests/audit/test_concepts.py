@@ -113,6 +113,43 @@ def test_samples_on_both_sides(auditor):
         auditor.concept(x[:40])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_samples_that_a_query_or_ids_name_too_are_on_both_sides(auditor, dtype):
+    x = auditor.source_.batch(range(N))
+    plus_rows, minus_rows = x[x[:, 0] > 0].to(dtype), x[x[:, 0] <= 0].to(dtype)
+    with pytest.raises(ConfigError, match="100 samples are on both sides of concept 'plus': their contents"):
+        auditor.concept("sign == 'plus'", plus_rows[:100], "plus")
+    with pytest.raises(ConfigError, match="20 samples are on both sides"):
+        auditor.concept(x[:40].to(dtype), [f"s{i}" for i in range(20, 60)])
+    found = auditor.concept("sign == 'plus'", minus_rows[:100].double())
+    assert (found.n_positive, found.n_negative) == (len(plus_rows), 100)
+
+
+@pytest.mark.parametrize("draws", [0, 5, 18, 20.5, True, None])
+def test_too_few_random_concepts_are_refused(auditor, draws):
+    """With 18 of them the least p is 1/19, and no concept could be usable."""
+    with pytest.raises(ConfigError, match="at least 19"):
+        auditor.concept("sign == 'plus'", draws=draws)
+
+
+def test_the_least_number_of_random_concepts_can_be_usable(auditor):
+    found = auditor.concept("sign == 'plus'", draws=19)
+    assert found.p == pytest.approx(0.05)
+    assert found.usable
+
+
+def test_what_explain_cannot_do_is_named(auditor):
+    found = auditor.concept("sign == 'plus'", draws=19)
+    x = auditor.source_.batch(range(3))
+    for ids in (["a", "b"], list("abcd"), []):
+        with pytest.raises(DataError, match=f"{len(ids)} ids for 3 samples"):
+            found.explain(x, ids=ids)
+    for top_k in (0, -1, 1.5):
+        with pytest.raises(ConfigError, match=f"top_k={top_k}"):
+            found.explain(x, top_k=top_k)
+    assert found.explain(x, 1, ["a", "b", "c"])["sample"].tolist() == ["a", "b", "c"]
+
+
 @pytest.fixture
 def folders(auditor, tmp_path):
     """plus/ as one stack, minus/ as one file per sample."""

@@ -61,17 +61,30 @@ def test_order_and_figures(found):
         assert bool(c.verdict) != c.usable
 
 
-def test_structureless_samples_have_no_usable_concept():
-    generator = torch.Generator().manual_seed(5)
-    x = torch.randn(400, 8, generator=generator, dtype=torch.float64)
-    torch.manual_seed(0)
-    auditor = Auditor(
-        torch.nn.Linear(8, 6).double().eval(), BarlowTwins(0.05), "pseudo", 60, Newton(damping=0.1),
-        dtype=torch.float64,
-    )  # fmt: skip
-    auditor.fit(x, noisy)
-    concepts = auditor.automatic_concepts()
-    assert sum(c.usable for c in concepts) <= len(concepts) // 4
+def false_discoveries(space: str, seeds: range, n: int) -> tuple[int, int]:
+    """Usable directions in samples without structure, and all directions."""
+    usable = total = 0
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(n, 8, generator=generator, dtype=torch.float64)
+        torch.manual_seed(seed)
+        auditor = Auditor(
+            torch.nn.Linear(8, 6).double().eval(), BarlowTwins(0.05), "pseudo", 60, Newton(damping=0.1), seed=seed,
+            dtype=torch.float64,
+        )  # fmt: skip
+        found = auditor.fit(x, noisy).automatic_concepts(space)
+        usable, total = usable + sum(c.usable for c in found), total + len(found)
+    return usable, total
+
+
+@pytest.mark.parametrize(("space", "seeds", "n"), [("representation", range(4), 240), ("step", range(100, 110), 240)])
+def test_structureless_samples_have_no_more_usable_concepts_than_the_level_says(space, seeds, n):
+    """No more than a rate of 5 % exceeds once in a hundred times."""
+    from scipy.stats import binom
+
+    usable, total = false_discoveries(space, seeds, n)
+    assert total >= 20
+    assert usable <= binom.ppf(0.99, total, discovery.LEVEL)
 
 
 def test_a_surrogate_has_the_covariance_and_lengths_of_the_rows(clustered):
@@ -84,6 +97,18 @@ def test_a_surrogate_has_the_covariance_and_lengths_of_the_rows(clustered):
     assert np.linalg.norm(drawn, axis=1).mean() == pytest.approx(lengths.mean())
     a, b = np.linalg.eigh(drawn.T @ drawn)[1][:, -1], np.linalg.eigh(X.T @ X)[1][:, -1]
     assert abs(a @ b) > 0.9
+
+
+def test_a_surrogate_of_long_rows_in_one_direction_keeps_them_there():
+    """Lengths in random order would spread them, and the directions of the step would look stabler than chance."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    X = generator.standard_normal((2000, 6)) * np.array([8.0, 1, 1, 1, 1, 1])
+    drawn = discovery.gaussian_like(X, np.random.default_rng(1))
+    spread = drawn.std(0) / X.std(0)
+    assert spread == pytest.approx(np.ones(6), abs=0.1)
+    assert np.sort(np.linalg.norm(drawn, axis=1)) == pytest.approx(np.sort(np.linalg.norm(X, axis=1)))
 
 
 def test_they_work_wherever_a_concept_does(clustered, found):

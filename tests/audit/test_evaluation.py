@@ -1,18 +1,33 @@
 """Figures from labels: on planted classes they are what they must be, and labels reach nothing else."""
 
+import ast
 import math
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from krepes import Auditor, BarlowTwins, Newton, SimCLR
-from krepes.audit.evaluation import Labelled, aligned_fidelity, class_coverage, confidence_drop, precision_at_1
+import krepes
+from krepes import Auditor, AuditPlan, BarlowTwins, Newton, SimCLR, Trust, VICReg
+from krepes.audit.evaluation import (
+    Labelled,
+    aligned_fidelity,
+    class_coverage,
+    confidence_drop,
+    landmark_figures,
+    precision_at_1,
+    probe_fidelity,
+    random_coverage,
+)
 from krepes.audit.spectrum import spectral_entropy
+from krepes.data import ArraySource
 from krepes.encoders import MLP
-from krepes.errors import ConfigError, DataError
+from krepes.errors import ConfigError, DataError, KrepesWarning
 
 N = 600
+SOURCES = Path(krepes.__file__).parent
 
 
 def noisy(batch, generator):
@@ -34,8 +49,12 @@ def fitted(objective=None, **newton) -> Auditor:
     return auditor.fit(classes()[0], noisy)
 
 
-def test_figures_on_separated_classes():
-    auditor = fitted()
+@pytest.fixture(scope="module")
+def auditor() -> Auditor:
+    return fitted()
+
+
+def test_figures_on_separated_classes(auditor):
     x, y = classes()
     landmark_labels = y[auditor.fit_.indices]
     table = auditor.evaluate(x, y, landmark_labels).set_index("figure")
@@ -52,8 +71,7 @@ def test_figures_on_separated_classes():
     assert (with_interval["value"] <= with_interval["high"]).all()
 
 
-def test_random_labels_give_chance():
-    auditor = fitted()
+def test_random_labels_give_chance(auditor):
     y = np.random.default_rng(0).permutation(classes()[1])
     table = auditor.evaluate(classes()[0], y, y[auditor.fit_.indices]).set_index("figure")
     low, high = table.loc["precision@1, influence", ["low", "high"]]
@@ -61,21 +79,178 @@ def test_random_labels_give_chance():
 
 
 def test_labels_change_nothing_but_their_figures():
-    """The wall: a fit, its trust and its scores are the same whatever labels were shown in between."""
-    one, other = fitted(), fitted()
+    """The wall: with labels and without them, a fit has the same tensors, trust, scores and findings."""
     x, y = classes()
-    for seed in range(2):
-        other.evaluate(x, np.random.default_rng(seed).permutation(y), y[other.fit_.indices])
-    assert torch.equal(one.dA_, other.dA_)
-    assert one.trust_ == other.trust_
-    assert torch.equal(one.influence(x[:5]), other.influence(x[:5]))
-    import inspect
+    table = pd.DataFrame({"first": x[:, 0].numpy(), "kind": np.where(x[:, 1].numpy() > 0, "u", "v")})
+    source = ArraySource(x, metadata=table)
+    blind, seeing = (
+        Auditor(fitted().encoder.module, BarlowTwins(0.05), landmarks=40, newton=Newton(damping=0.03),
+                dtype=torch.float64, trust=Trust(refits=False)).fit(source, noisy)
+        for _ in range(2)
+    )  # fmt: skip
+    seeing.evaluate(x, np.random.default_rng(1).permutation(y), y[seeing.fit_.indices])
+    plan = AuditPlan({"u": "kind == 'u'"}, automatic_concepts=False, points=100, refits=3)
+    without = blind.findings(plan, explain=[0, 5])
+    with_labels = seeing.findings(plan, explain=[0, 5], labels=y)
+    assert without.evaluation is None
+    assert with_labels.evaluation is not None
+    for name in ("concepts", "feature_gap", "group_gap", "attribution"):
+        one, other = getattr(without, name), getattr(with_labels, name)
+        assert len(one)
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    for name in ("A0", "dA"):
+        assert torch.equal(getattr(blind.fit_, name), getattr(seeing.fit_, name))
+    assert torch.equal(blind.fit_.step.dB, seeing.fit_.step.dB)
+    assert torch.equal(blind.fit_.nystrom.U, seeing.fit_.nystrom.U)
+    assert blind.fit_.indices == seeing.fit_.indices
+    assert blind.trust_ == seeing.trust_
+    assert torch.equal(blind.influence(x[:5]), seeing.influence(x[:5]))
 
-    from krepes import pipeline
 
-    assert "label" not in inspect.getsource(pipeline)
-    for method in ("fit", "explain", "attribute", "concept", "feature_gap", "counterfactual"):
-        assert not any("label" in name for name in inspect.signature(getattr(Auditor, method)).parameters)
+TAKE_LABELS = {
+    # the evaluation
+    ("audit/evaluation.py", "labelled"), ("audit/evaluation.py", "class_numbers"), ("audit/evaluation.py", "evaluate"),
+    # what hands labels on to it
+    ("auditor.py", "evaluate"), ("auditor.py", "findings"), ("audit/findings.py", "find"),
+    ("audit/findings.py", "evaluated"), ("run.py", "run_audit"),
+    # no part of an audit: a probe of a network that was trained here, and the names of a column's categories
+    ("pretrain/outputs.py", "probe"), ("data/schema.py", "_in_order"),
+}  # fmt: skip
+
+
+def test_no_function_takes_labels_but_the_evaluation_and_what_leads_there():
+    found = set()
+    for path in SOURCES.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                a = node.args
+                parameters = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
+                if any(p.arg.endswith("labels") for p in parameters):
+                    found.add((path.relative_to(SOURCES).as_posix(), getattr(node, "name", "a lambda")))
+    assert found <= TAKE_LABELS, found - TAKE_LABELS
+    assert ("audit/evaluation.py", "evaluate") in found
+
+
+def test_the_evaluation_is_imported_by_the_auditor_and_the_report_alone():
+    """And by no stage of a fit, whatever it is called there."""
+    importers = set()
+    for path in SOURCES.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            if any(f"{module}.{name}".strip(".").endswith("audit.evaluation") for name in names) or module.endswith(
+                "audit.evaluation"
+            ):
+                importers.add(path.relative_to(SOURCES).as_posix())
+    assert importers == {"auditor.py", "report/findings.py"}
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_equal_numbers_are_one_class_however_they_are_stored(auditor, kind):
+    x, y = classes()
+    numbers = np.unique(y, return_inverse=True)[1]
+    found = auditor.evaluate(x, numbers, numbers[auditor.fit_.indices].astype(kind))
+    expected = auditor.evaluate(x, y, y[auditor.fit_.indices])
+    pd.testing.assert_frame_equal(found, expected)
+    assert found.set_index("figure").at["precision@1, influence", "value"] > 0.4
+
+
+@pytest.mark.parametrize("of_landmarks", [str, lambda v: v == 0])
+def test_classes_of_different_kinds_are_refused_with_both(auditor, of_landmarks):
+    x, y = classes()
+    numbers = np.unique(y, return_inverse=True)[1].tolist()
+    theirs = [of_landmarks(numbers[i]) for i in auditor.fit_.indices]
+    with pytest.raises(DataError, match=rf"numbers \(such as {numbers[0]} in labels\) and .*{theirs[0]!r} in landmark"):
+        auditor.evaluate(x, numbers, theirs)
+
+
+def test_what_is_no_class_is_named(auditor):
+    x, y = classes()
+    with pytest.raises(DataError, match="labels holds the list"):
+        auditor.evaluate(x, [*y[1:], [1]], y[auditor.fit_.indices])
+
+
+def test_unlabelled_landmarks_are_left_out_and_the_rest_stays(auditor):
+    x, y = classes()
+    whole = auditor.evaluate(x, y, y[auditor.fit_.indices]).set_index("figure")
+    some = y[auditor.fit_.indices].astype(object)
+    some[[3, 7]] = None, float("nan")
+    table = auditor.evaluate(x, y, some.tolist()).set_index("figure")
+    assert table.index.tolist() == whole.index.tolist()
+    of_landmarks = table.index.str.contains("κ|precision|drop")
+    assert table["note"][of_landmarks].str.contains("2 landmarks without a label left out").all()
+    assert not table["note"][~of_landmarks].str.contains("left out").any()
+    pd.testing.assert_frame_equal(table[~of_landmarks], whole[~of_landmarks])
+    assert table.at["class coverage κ", "n"] == 78
+    assert table.at["precision@1, influence", "n"] == N - 80  # an unlabelled landmark still explains itself
+
+
+def test_without_labelled_landmarks_the_probes_stay(auditor):
+    x, y = classes()
+    with pytest.warns(KrepesWarning, match="no landmark has a label"):
+        table = auditor.evaluate(x, y, [None] * 80).set_index("figure")
+    assert {"Kendall τ", "accuracy gap", "R² of aligned representations"} < set(table.index)
+    assert not table.index.str.contains("κ|precision|drop").any()
+
+
+def of_landmarks(classes: list[int], unlabelled: int = 0) -> Labelled:
+    generator, m = np.random.default_rng(0), len(classes)
+    f, fl, scores = (generator.normal(size=shape) for shape in ((40, 3), (m, 3), (40, m)))
+    y = generator.integers(2, size=40)
+    return Labelled(f, f, fl, fl, scores, scores, scores, fl, y, np.array(classes), unlabelled)
+
+
+def test_the_note_says_how_many_landmarks_are_removed():
+    rows = {row[0]: row for row in landmark_figures(of_landmarks([0, 1] * 8, 2), 0)}
+    assert (
+        rows["confidence drop, random"][-1] == "4 of 16 landmarks, 8 neighbours; 2 landmarks without a label left out"
+    )
+    with pytest.warns(KrepesWarning, match="3 landmarks have a label: too few"):
+        few = landmark_figures(of_landmarks([0, 1, 0]), 0)
+    assert not any("drop" in row[0] for row in few)
+
+
+def test_coverage_stands_beside_that_of_random_orders():
+    """Of 39 landmarks of one class and one of another, κ is where the one is: anywhere from 2 to 40."""
+    data = of_landmarks([0] * 39 + [1])
+    (name, value, low, high, n, note), *_ = landmark_figures(data, 0)
+    assert (name, n) == ("class coverage κ", 40)
+    assert math.isnan(low)
+    assert math.isnan(high)
+    assert 1 <= value <= 40
+    a, b = random_coverage(data.y_landmarks, 0)
+    assert f"random orders: {a}–{b}" in note
+    assert 2 <= a <= 3
+    assert 38 <= b <= 40
+    assert random_coverage(np.array([0, 1]), 0) == (2, 2)
+
+
+def test_test_samples_of_classes_that_the_probes_lack_are_counted():
+    generator = np.random.default_rng(0)
+    half = np.random.default_rng(0).permutation(100)
+    y = generator.integers(2, size=100)
+    y[half[-3:]] = 2  # in the half that the probes do not see
+    f = generator.normal(size=(100, 3))
+    empty = np.zeros((0, 3))
+    rows = probe_fidelity(Labelled(f, f, empty, empty, empty, empty, empty, empty, y, y[:0]), 0)
+    assert len(rows) == 4
+    for row in rows:
+        assert row[4] == 47
+        assert row[5] == "probes on 50 samples; 3 test samples of classes that these lack left out"
+
+
+def test_labels_that_a_column_of_the_table_holds_are_said(auditor):
+    """Under whatever names: the alignment gaps see that column."""
+    x, y = classes()
+    table = pd.DataFrame(
+        {"first": x[:, 0].numpy(), "colour": pd.Series(y).map({"red": "r", "green": "g", "blue": None})}
+    )
+    with pytest.warns(KrepesWarning, match="the labels are column 'colour'"):
+        found = auditor.evaluate(ArraySource(x, metadata=table), y, y[auditor.fit_.indices]).set_index("figure")
+    assert "the labels are column 'colour'" in found.at["Kendall τ", "note"]
+    table.loc[0, "colour"] = "g" if y[0] != "green" else "r"
+    found = auditor.evaluate(ArraySource(x, metadata=table), y, y[auditor.fit_.indices]).set_index("figure")
+    assert "column" not in found.at["Kendall τ", "note"]
 
 
 def test_coverage_counts_the_prefix():
@@ -117,8 +292,7 @@ def test_entropy_path_passes_through_the_fit(objective):
     assert path["loss"].iloc[-1] == pytest.approx(auditor.outcome_.loss_after, rel=1e-6)
 
 
-def test_entropy_over_landmarks_and_checkpoints():
-    auditor = fitted()
+def test_entropy_over_landmarks_and_checkpoints(auditor):
     table = auditor.entropy_over(landmarks=[30, 80])
     assert table["landmarks"].tolist() == [30, 80]
     assert table["entropy"].iloc[1] == pytest.approx(auditor.spectral_entropy_)
@@ -131,6 +305,15 @@ def test_entropy_over_landmarks_and_checkpoints():
     for wrong in ({}, {"landmarks": [30], "encoders": {"a": auditor.encoder.module}}, {"landmarks": [1]}):
         with pytest.raises(ConfigError):
             auditor.entropy_over(**wrong)
+
+
+def test_explicit_landmarks_have_no_sampler_for_other_numbers():
+    """K-means++ would be another choice than the user's, and its entropy no neighbour of theirs."""
+    auditor = Auditor(MLP(8, (24,), 6).eval(), BarlowTwins(0.05), landmarks=range(40), newton=Newton(damping=0.1))
+    auditor.fit(classes()[0].float(), noisy)
+    with pytest.raises(ConfigError, match=r"40 landmarks were given as positions.*KMeansPlusPlus"):
+        auditor.entropy_over(landmarks=[30])
+    assert len(auditor.entropy_over(encoders={"same": auditor.encoder.module})) == 1
 
 
 def test_aligned_representations_are_those_of_the_trust_figure():
@@ -162,8 +345,27 @@ def test_aligned_representations_are_those_of_the_trust_figure():
         (lambda x, y, m: (x[:12], y[:12], m), "needs at least 20"),
     ],
 )
-def test_labels_that_do_not_fit_are_named(change, message):
-    auditor = fitted()
+def test_labels_that_do_not_fit_are_named(auditor, change, message):
     x, y = classes()
     with pytest.raises(DataError, match=message):
         auditor.evaluate(*change(x, y, y[auditor.fit_.indices]))
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda a: a.entropy_path([]), "dampings"),
+        (lambda a: a.entropy_path(0.1), "dampings"),
+        (lambda a: a.entropy_path([float("inf")]), "dampings"),
+        (lambda a: a.entropy_path([None]), "dampings"),
+        (lambda a: a.entropy_over(20), "landmarks"),
+        (lambda a: a.entropy_over(encoders=[a.encoder.module]), "mapping"),
+    ],
+)
+def test_paths_that_cannot_be_followed_are_refused(ask, message):
+    torch.manual_seed(0)
+    x = torch.randn(80, 4)
+    auditor = Auditor(MLP(4, (8,), 3).eval(), VICReg(), landmarks=12).fit(x, lambda b, g: b + 0.1)
+    with pytest.raises(ConfigError, match=message):
+        ask(auditor)
+    assert len(auditor.entropy_over(torch.tensor([8, 12]))) == 2

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from krepes import Auditor, BarlowTwins, Newton
-from krepes.audit.feature_gap import Tops, feature, features, gap_table, group_table
+from krepes.audit.columns import feature, features
+from krepes.audit.feature_gap import Tops, gap_table, group_table
 from krepes.data import ArraySource
 from krepes.encoders import MLP
 from krepes.errors import ConfigError, DataError, KrepesWarning
@@ -120,7 +121,94 @@ def test_a_clean_table_has_no_gap(seed):
     influence = generator.exponential(size=(400, 60)) * generator.exponential(size=60) ** 3  # a few popular landmarks
     tops = Tops.of(np.arange(400), np.arange(400, 460), influence, 10)
     table = pd.DataFrame({f"c{i}": generator.integers(4, size=460).astype(str) for i in range(8)})
-    assert gap_table(features(table, None), tops, seed)["q"].min() > 0.05
+    assert gap_table(features(table, None), tops, [], seed)["q"].min() > 0.05
+
+
+def popular(seed: int, t: int = 400, m: int = 60) -> Tops:
+    """Test points 0 … t − 1 and landmarks t … t + m − 1, whose influence no column decides."""
+    generator = np.random.default_rng(seed)
+    return Tops.of(np.arange(t), np.arange(t, t + m), generator.exponential(size=(t, m)), 10)
+
+
+def agreeing(labels: np.ndarray, m: int, strength: float, seed: int = 0) -> Tops:
+    """Influence that is larger where point and landmark share a label."""
+    t, generator = len(labels) - m, np.random.default_rng(seed)
+    influence = generator.exponential(size=(t, m)) + strength * (labels[:t, None] == labels[None, t:])
+    return Tops.of(np.arange(t), np.arange(t, t + m), influence, 10)
+
+
+def test_the_estimate_lies_inside_its_interval_also_for_rare_categories(auditor):
+    labels = np.random.default_rng(0).integers(60, size=N)
+    table = pd.DataFrame({"levels": labels.astype(str)})
+    for refits in (0, 3):
+        row = auditor.feature_gap(table, ["levels"], refits=refits).iloc[0]
+        assert row["low"] <= row["gap"] <= row["high"]
+        assert row["refits"] == refits
+
+
+def test_refits_widen_the_interval_and_are_the_same_for_the_same_seed(auditor):
+    fixed = auditor.feature_gap(columns=["group"], refits=0).iloc[0]
+    twice = [auditor.feature_gap(columns=["group"], refits=4).iloc[0] for _ in range(2)]
+    assert twice[0]["gap"] == fixed["gap"]
+    assert twice[0]["high"] - twice[0]["low"] > fixed["high"] - fixed["low"]
+    assert twice[0]["low"] == twice[1]["low"]
+
+
+def test_the_interval_is_as_wide_as_gaps_of_new_data_vary():
+    """Half-sample refits against what audits of independent tables give; over test points alone, it is a fifth."""
+    torch.manual_seed(0)
+    encoder = MLP(7, (24,), 6).eval()
+    found, deviations = [], []
+    for seed in range(14):
+        fitted = Auditor(encoder, BarlowTwins(0.05), landmarks=60, newton=Newton(damping=1.0), seed=seed)
+        fitted.fit(planted(seed)[0].batch(range(N)).float(), keep_group)
+        row = fitted.feature_gap(planted(seed)[1], ["group"], refits=6).iloc[0]
+        found.append(row["gap"])
+        deviations.append((row["high"] - row["low"]) / 2 / 2.4)  # t of about six degrees of freedom
+    assert 0.55 < np.sqrt(np.mean(np.square(deviations))) / np.std(found, ddof=1) < 2
+
+
+def test_many_columns_can_still_be_found():
+    labels = np.random.default_rng(1).integers(3, size=460)
+    table = pd.DataFrame({"kept": labels.astype(str)} | {f"c{i}": np.arange(460) % (i + 2) for i in range(60)})
+    found = gap_table(features(table, None), agreeing(labels, 60, 3.0), [], 0).set_index("column")
+    assert found.at["kept", "q"] <= 0.05
+    assert found["q"].drop("kept").min() > 0.05
+
+
+def test_a_columns_figures_do_not_depend_on_the_others():
+    generator = np.random.default_rng(2)
+    table = pd.DataFrame({"a": generator.integers(3, size=460), "b": generator.normal(size=460)})
+    both = gap_table(features(table, ["a", "b"]), popular(0), [], 0).set_index("column")
+    alone = gap_table(features(table, ["b"]), popular(0), [], 0).set_index("column")
+    assert both.at["b", "p"] == alone.at["b", "p"]
+
+
+def test_a_column_of_many_values_explains_nothing_that_it_does_not_know():
+    generator = np.random.default_rng(3)
+    kept, names = generator.integers(3, size=560), generator.integers(200, size=560)
+    influence = generator.exponential(size=(400, 160)) + 3.0 * (kept[:400, None] == kept[None, 400:])
+    influence += 6.0 * (names[:400, None] == names[None, 400:])
+    tops = Tops.of(np.arange(400), np.arange(400, 560), influence, 10)
+    table = pd.DataFrame({"kept": kept.astype(str), "names": names.astype(str)})
+    found = gap_table(features(table, None), tops, [], 0).set_index("column")
+    assert (found["q"] <= 0.05).all()
+    assert (found["explained_by"] == "").all()
+    assert found.at["kept", "gap_given"] == pytest.approx(found.at["kept", "gap"], rel=0.2)
+
+
+def test_a_group_without_landmarks_has_no_gap():
+    labels = np.where(np.arange(460) < 100, "rare", np.where(np.arange(460) % 2, "x", "y"))
+    table = group_table(feature(pd.Series(labels), "c"), popular(0), [], 0).set_index("group")
+    assert np.isnan(table.loc["rare", ["gap", "low", "high", "p"]].to_numpy(float)).all()
+    assert table.at["rare", "small"]
+    assert table.loc[["x", "y"], "q"].notna().all()
+
+
+def test_landmarks_that_are_all_alike_say_nothing():
+    alike = pd.DataFrame({"c": np.where(np.arange(460) < 400, np.arange(460) % 2, 0)})
+    row = gap_table(features(alike, None), popular(0), [], 0).iloc[0]
+    assert np.isnan([row["gap"], row["low"], row["high"], row["p"], row["q"]]).all()
 
 
 def test_what_cannot_be_compared_is_named(auditor):
@@ -136,22 +224,33 @@ def test_what_cannot_be_compared_is_named(auditor):
         auditor.feature_gap(table.head(20))
     with pytest.raises(DataError, match="an interval needs at least 20"):
         auditor.feature_gap(samples=["s1", "s2", "s3"])
-    with pytest.raises(ConfigError, match="expected between 1 and 89"):
-        auditor.feature_gap(top_k=90)
+    for top_k in (90, 2.0, "3"):
+        with pytest.raises(ConfigError, match="expected a whole number between 1 and 89"):
+            auditor.feature_gap(top_k=top_k)
+    for columns in (3, [["group"]], "group", []):
+        with pytest.raises(ConfigError, match="expected a list of"):
+            auditor.feature_gap(columns=columns)
+    with pytest.raises(ConfigError, match="refits=-1"):
+        auditor.feature_gap(refits=-1)
     with pytest.raises(ConfigError, match="'noise' is numeric"):
         auditor.group_gap("noise")
     with pytest.warns(KrepesWarning, match="left out: column 'constant' is constant"):
         found = auditor.feature_gap(table)
     assert set(found["column"]) == {"group", "proxy", "noise", "coin", "outside"}
-    assert group_table(feature(table["group"], "group"), auditor._tops(None, 10), 0)["n"].sum() > 0
+    assert group_table(feature(table["group"], "group"), *auditor._tops(None, 10), 0)["n"].sum() > 0
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ([[1], [2]] * 50, "cannot be compared"),
-        (np.random.default_rng(0).permutation(100) + 7, "counts the rows"),
+        (np.random.default_rng(0).permutation(100) + 7, "one whole number per row"),
+        (np.random.default_rng(0).permutation(1000)[:100], "one whole number per row"),
         ([f"n{i}" for i in range(100)], "one value per row"),
+        ([f"n{i}" for i in range(100)] + [None] * 40, "one value per row"),
+        ([1j, 2j] * 20, "complex numbers"),
+        ([1e308, -1e308] * 20, "too far apart"),
+        ([np.nan] * 40, "is constant"),
     ],
 )
 def test_columns_that_say_nothing_are_named(values, message):
@@ -163,6 +262,21 @@ def test_durations_are_numbers_and_measurements_may_all_differ():
     hours = feature(pd.Series(pd.to_timedelta([1, 2, 4], unit="h")), "x")
     assert hours.agreement(np.array([0]), np.array([1]))[0] == pytest.approx(1 - 1 / 2.97, rel=1e-2)
     assert feature(pd.Series(np.random.default_rng(0).normal(size=100)), "x").kind == "numeric"
+
+
+def test_infinite_values_are_said_to_be_missing():
+    with pytest.warns(KrepesWarning, match="'x' holds 2 infinite values"):
+        found = feature(pd.Series([1.0, 2.0, np.inf, -np.inf] * 1), "x")
+    assert np.isnan(found.values[2:]).all()
+
+
+def test_a_number_and_its_text_are_no_two_columns():
+    with pytest.raises(DataError, match="several columns named '0'"):
+        features(pd.DataFrame({0: [1, 2], "0": [1, 2]}), None)
+
+
+def test_dates_that_all_differ_are_compared():
+    assert feature(pd.Series(pd.date_range("2020-01-01", periods=50)), "x").kind == "numeric"
 
 
 def test_two_columns_of_one_name_are_refused():

@@ -31,7 +31,7 @@ def auditor() -> Auditor:
 
 
 def test_the_same_audit_does_not_move(auditor):
-    concept = auditor.concept("sign == 'plus'", draws=5)
+    concept = auditor.concept("sign == 'plus'", draws=19)
     found = krepes.movement(auditor, auditor, auditor.source_.batch(range(30)), concepts=[(concept, concept)],
                             columns=["sign"])  # fmt: skip
     assert found.samples["shift"].max() < 1e-12
@@ -68,7 +68,7 @@ def test_removing_samples_moves_and_is_summarised(auditor):
 
 def test_columns_and_concepts_are_compared(auditor):
     other = auditor.counterfactual("sign == 'plus' and value > 0.5", keep_landmarks=True)
-    pair = (auditor.concept("value > 0", name="high", draws=5), other.concept("value > 0", name="high", draws=5))
+    pair = (auditor.concept("value > 0", name="high", draws=19), other.concept("value > 0", name="high", draws=19))
     found = krepes.movement(auditor, other, auditor.source_.batch(range(50)), concepts=[pair], columns=["sign"])
     table = found.summary.set_index("figure")
     assert table.at["gap sign", "difference"] == pytest.approx(

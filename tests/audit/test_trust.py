@@ -8,9 +8,10 @@ import torch
 
 from krepes import NTK, Auditor, BarlowTwins, Newton, SimCLR, Trust, VICReg
 from krepes.audit import stability
+from krepes.audit.trust import TrustFigure, beyond_random, fidelity, judged
 from krepes.data import ArraySource
 from krepes.encoders import MLP
-from krepes.errors import ConfigError
+from krepes.errors import ConfigError, NonFiniteError
 
 N, D = 300, 8
 
@@ -157,4 +158,78 @@ def test_a_network_that_shuffling_breaks_is_said():
     auditor = Auditor(Steep().eval(), VICReg(), landmarks=40, newton=Newton(damping="auto"), dtype=torch.float64)
     auditor.fit(samples(), noisy)
     figure = next(f for f in auditor.trust_.figures if f.name == "randomised weights")
-    assert figure.display == "no kernel left"
+    assert (figure.verdict, figure.value) == ("amber", None)
+    assert figure.display.startswith("not computed: with shuffled weights, the encoder gives NaN or infinity")
+    assert auditor.trust_.verdict != "green"
+
+
+def test_random_landmarks_that_span_nothing_are_not_green():
+    """Eleven different samples are the landmarks; ten drawn of all 300 are copies of one."""
+    x = samples()
+    x[11:] = x[11]
+    torch.manual_seed(0)
+    auditor = Auditor(MLP(D, (24,), 4).eval(), BarlowTwins(0.05), landmarks=range(11), newton=Newton(damping=0.1),
+                      dtype=torch.float64)  # fmt: skip
+    auditor.fit(x, noisy)
+    figure = figures(auditor)["random landmarks"]
+    assert (figure.verdict, figure.value) == ("amber", None)
+    assert "random landmarks give no representation: " in figure.display
+    assert "span" in figure.display
+    assert auditor.trust_.verdict != "green"
+
+
+def test_a_seed_whose_refit_fails_is_not_green(monkeypatch):
+    auditor, step = fitted(), stability.Refitter.step
+
+    def broken(self, rows, settings):
+        if settings.seed != auditor.settings.seed:
+            raise NonFiniteError("the views of seed 1 are not finite")
+        return step(self, rows, settings)
+
+    monkeypatch.setattr(stability.Refitter, "step", broken)
+    figure = figures(auditor)["seed stability"]
+    assert (figure.verdict, figure.value) == ("amber", None)
+    assert figure.display == "not computed: the views of seed 1 are not finite"
+
+
+def test_fidelity_of_too_few_samples_says_so_and_nothing_is_held_against_it():
+    torch.manual_seed(0)
+    auditor = Auditor(MLP(D, (24,), 4).eval(), BarlowTwins(0.05), landmarks=10, newton=Newton(damping=0.1),
+                      dtype=torch.float64)  # fmt: skip
+    auditor.fit(samples()[:14], noisy)
+    found = figures(auditor)
+    assert (found["fidelity R²"].verdict, found["fidelity R²"].value) == ("red", None)
+    assert "14 samples; expected at least 16" in found["fidelity R²"].display
+    assert (found["random landmarks"].verdict, found["random landmarks"].value) == ("amber", None)
+    assert "there is no fidelity to compare: 14 samples" in found["random landmarks"].display
+
+
+def test_reasons_are_the_true_ones():
+    f, z = samples()[:40, :4], samples()[:40, 4:].numpy()
+    assert beyond_random(f, 0.5, z)[0] == pytest.approx(0.5 - fidelity(f, z))
+    broken = f.clone()
+    broken[3] = math.nan
+    assert beyond_random(broken, 0.5, z) == (
+        "random landmarks have no fidelity: the kernel representation is not finite", None,
+    )  # fmt: skip
+    assert "the same for all held-out samples" in str(fidelity(f, z * 0))
+    assert beyond_random("the landmarks span 2 dimensions", 0.5, z)[0] == (
+        "random landmarks give no representation: the landmarks span 2 dimensions"
+    )
+    ones = torch.ones(3, 5)
+    assert "no order" in str(stability.rank_correlation(ones, torch.rand(3, 5)))
+    assert "not finite" in str(stability.rank_correlation(ones * math.nan, torch.rand(3, 5)))
+    ranked = torch.arange(5.0).expand(3, 5)
+    assert stability.rank_correlation(ranked, torch.cat([ranked[:2], ones[:1]])) == pytest.approx(1)  # of two rows
+
+
+def test_the_sentence_tells_failed_figures_from_missing_ones():
+    def figure(name, value, verdict):
+        return TrustFigure(name, value, "", "", verdict, "")
+
+    amber = judged([figure("a", 0.5, "green"), figure("b", 0.1, "amber"), figure("c", None, "amber")])
+    assert amber.verdict == "amber"
+    assert amber.sentence == "Read with care: b outside the comfortable range; c could not be computed."
+    assert judged([figure("c", None, "amber")]).sentence == "Read with care: c could not be computed."
+    red = judged([figure("a", 0.0, "red"), figure("c", None, "amber")])
+    assert (red.verdict, red.sentence) == ("red", "Do not rely on this explanation: a failed.")

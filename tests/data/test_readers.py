@@ -33,6 +33,7 @@ def read_slowly(rows: list[list[str]]) -> list[list]:
     return columns
 
 
+@pytest.mark.filterwarnings("ignore::krepes.errors.KrepesWarning")
 @settings(max_examples=60, deadline=None)
 @given(rows=st.lists(st.lists(CELLS, min_size=2, max_size=2), min_size=1, max_size=60), block=st.integers(40, 400))
 @example(rows=[["007", "1"]] * 50 + [["x", "?"]], block=40)

@@ -9,7 +9,7 @@ exact for the one-step solution with landmarks, B₀ and λ held fixed (docs/met
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from krepes.audit.targets import listed
 from krepes.data.source import Source
 from krepes.data.stream import Views, shards, subset
-from krepes.errors import ConfigError, KrepesWarning
+from krepes.errors import ConfigError, KrepesWarning, NonFiniteError
 from krepes.objectives.base import Bilinear, Problem, QuadraticTerm
 from krepes.pipeline import Fit, Settings, Stream, moment_problem, planned_memory, streamed_problem
 from krepes.progress import Progress
@@ -32,6 +33,8 @@ VIEWS = 8  # of each explained sample, for its local invariance
 SOLVE_NUMBERS = 2**23  # of the right-hand sides that are solved together; each solve holds four such vectors
 LOOSE = 10  # times the tolerance: float32 may stop there, and the scores are as good
 ITERATIONS = 10  # times the step's: the gradient of a target is rougher than that of the loss
+DRAWS = 8  # of views that a training sample is weighed with
+DRAW_APART = 10_007  # between the seeds of two draws: the explained samples' own views take those next to the fit's
 
 
 def attribute(
@@ -42,20 +45,33 @@ def attribute(
     gradients: Tensor,
     progress: Progress,
     among: np.ndarray | None = None,
-) -> Tensor:
-    """dT/dw_i of every query T and every training sample i, (Q, n), in the encoder's type.
+    draws: int = 1,
+) -> tuple[Tensor, Tensor | None]:
+    """dT/dw_i of every query T and every training sample i, (Q, n), in the encoder's type, and its standard error.
 
     Args:
         gradients: ∇T at B₀ + ΔB, (Q, r, h), float64.
         among: positions of the training samples that are asked for (k,); default all. A moment objective then streams
             these alone.
+        draws: of the views that a sample is weighed with. One: the derivative at the views that the fit saw. More: its
+            mean over as many draws, those of the fit first, the step held; what is left of their luck is the error.
 
     Returns:
-        (Q, n) or (Q, k).
+        scores (Q, n) or (Q, k), and their standard error over draws, None of one draw.
 
     Raises:
-        ConfigError: the auditor took several steps, or none.
+        ConfigError: the auditor took several steps, or none; a gradient is not finite; or the scores are too large or
+            too small for the encoder's type.
+        NonFiniteError: an adjoint solve broke down.
     """
+    unusable = listed(~torch.isfinite(gradients).flatten(1).all(1))
+    if unusable:
+        raise ConfigError(
+            f"the gradient of query {unusable} with respect to the representation is not finite: its direction or "
+            "target is too large, or has no derivative there, as a square root has none at 0"
+        )
+    size = _power_of_two(gradients.flatten(1).abs().amax(1))
+    gradients = gradients / size[:, None, None]  # scores are linear in it; products of huge numbers would overflow
     outcome, B0 = fit.step.outcome, fit.nystrom.B0
     if settings.newton.steps != 1:
         raise ConfigError(
@@ -78,48 +94,72 @@ def attribute(
         solved = adjoint(system, outcome.damping, gradients, newton.tol, ITERATIONS * newton.max_iter)
         note(f"{len(gradients)} queries, residual at most {max(solved.residuals):.1e}")
         warn_unconverged(solved, outcome, LOOSE * newton.tol)
-    with progress.stage("attribution", total=len(source) if among is None else len(among)) as note:
+    looked = len(source) if among is None else len(among)
+    with progress.stage("attribution", total=draws * looked) as note:
         if settings.objective.streaming:
-            change = streamed_sensitivity(problem, B0, D, solved.s)
-            change = change if among is None else change[:, torch.as_tensor(among)]
+            first = problem
+
+            def sensitivities(number: int) -> Tensor:
+                redrawn = with_views(stream, number)
+                problem = first if number == 0 else streamed_problem(settings, redrawn, lambda _: None)(B0)
+                change = streamed_sensitivity(problem, B0, D, solved.s)
+                note((number + 1) * looked)
+                return change if among is None else change[:, torch.as_tensor(among)]
         else:
             (term,) = problem.terms()
-            sensitivity, parts = MomentSensitivity(cast(QuadraticTerm, term), B0, D, solved.s), []
+            sensitivity = MomentSensitivity(cast(QuadraticTerm, term), B0, D, solved.s)
             if among is not None:
                 stream = replace(stream, **dict(zip(("source", "views"), subset(source, views, among), strict=True)))
-            for shard in shards(len(stream.source)):
-                for block, phi_a, phi_b in stream.features(shard):
-                    parts.append(sensitivity(phi_a, phi_b).cpu())
-                    note(block.stop)
-            change = torch.cat(parts, 1)
-    return (-outcome.step_length * change).to(fit.rows.gradients.encoder.dtype)
+
+            def sensitivities(number: int) -> Tensor:
+                parts = []
+                for shard in shards(looked):
+                    for block, phi_a, phi_b in with_views(stream, number).features(shard):
+                        parts.append(sensitivity(phi_a, phi_b).cpu())
+                        note(number * looked + block.stop)
+                return torch.cat(parts, 1)
+
+        change, error = mean_and_error(sensitivities(number) for number in range(draws))
+    broken = listed(~torch.isfinite(change).all(1))
+    if broken:
+        raise NonFiniteError(f"the adjoint solve of query {broken} broke down: raise the damping, or use float64")
+    unit, dtype = outcome.step_length * size.to(change.device)[:, None], fit.rows.gradients.encoder.dtype
+    return _in_type(-unit * change, dtype), None if error is None else (unit * error).to(dtype)
 
 
-def gradients_of(target: Callable[[Tensor], Tensor], B: Tensor) -> Tensor:
-    """∇T_k(B) of every value T_k of target(B) (Q,), as (Q, r, h)."""
-    leaf = B.detach().clone().requires_grad_(True)
-    values = target(leaf)
-    if not isinstance(values, Tensor) or values.ndim > 1 or not values.requires_grad:
-        got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+def with_views(stream: Stream, number: int) -> Stream:
+    """The stream with another draw of every sample's views; number 0 is the fit's own."""
+    seed = stream.settings.seed + DRAW_APART * number
+    return replace(stream, settings=replace(stream.settings, seed=seed))
+
+
+def mean_and_error(values: Iterable[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """The mean of tensors and its standard error, None of a single one (Welford's update: no tensor is kept)."""
+    mean, squares, n = torch.zeros(()), torch.zeros(()), 0
+    for n, value in enumerate(values, 1):
+        step = value - mean
+        mean = mean + step / n
+        squares = squares + step * (value - mean)
+    return mean, (squares / (n * (n - 1))).sqrt() if n > 1 else None
+
+
+def _power_of_two(size: Tensor) -> Tensor:
+    """The power of two above each of positive numbers (Q,), by which division is exact; 1 for 0."""
+    return torch.where(size > 0, torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent.clamp(-1022, 1023)), 1.0)
+
+
+def _in_type(scores: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scores (Q, n) in a type, refused where it cannot hold a query's largest one."""
+    largest, limits = scores.abs().amax(1), torch.finfo(dtype)
+    outside = listed(
+        ~torch.isfinite(scores).all(1) | (largest > limits.max) | ((largest > 0) & (largest < limits.tiny))
+    )
+    if outside:
         raise ConfigError(
-            f"target returned {got}; expected differentiable values, one number or one per query (Q,), computed from f"
+            f"the scores of query {outside} leave the range of {str(dtype).removeprefix('torch.')} "
+            f"({limits.tiny:.0e} … {limits.max:.0e}): scale its direction or target"
         )
-    values = values.reshape(-1)
-    return torch.stack([torch.autograd.grad(v, leaf, retain_graph=True)[0] for v in values])
-
-
-def invariance(phi: Tensor, phi_views: Tensor) -> Callable[[Tensor], Tensor]:
-    """B ↦ mean cosine between f(x_t) and f of its views, (t,): what self-supervised training aims at.
-
-    Args:
-        phi: features of the samples (t, r).
-        phi_views: features of their views (t, v, r).
-    """
-
-    def target(B: Tensor) -> Tensor:
-        return torch.cosine_similarity((phi @ B)[:, None], phi_views @ B, dim=2).mean(1)
-
-    return target
+    return scores.to(dtype)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """Directions in representation space with a meaning, and how the objective's step pushes samples along them."""
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +10,7 @@ import torch
 from torch import Tensor
 
 from krepes.audit.statistics import Interval, bootstrap_mean, permutation_p
-from krepes.data.stream import blocks
-from krepes.errors import ConfigError, DataError
+from krepes.errors import ConfigError, DataError, is_whole
 
 if TYPE_CHECKING:
     from krepes.auditor import Auditor
@@ -23,7 +20,9 @@ FEWEST = 10  # samples on each side: two per fold
 MOST = 1000  # samples on each side that are looked at, drawn with the seed
 DRAWS = 50  # random concepts of the null
 RESAMPLES = 20  # of the stability
+NULL_DIRECTIONS = 999  # random concepts' directions that a concept's push is compared with
 LEVEL = 0.05  # a usable concept separates better than all but this share of random ones
+LEAST_DRAWS = 19  # the least p of so many is 1/20: with fewer no concept could be usable
 STABLE = 0.5  # and its direction agrees with those of resamples at least so much
 
 
@@ -54,10 +53,8 @@ class Direction:
 
         The sum of a row of `influence` over the landmarks, divided by ‖f(x_t)‖.
         """
-        K = self.auditor.kernel(x)
-        f = K @ (self.auditor.A0_ + self.auditor.dA_)
-        step = K @ (self.auditor.dA_ @ self.direction.to(K))
-        return step / f.norm(dim=1).clamp_min(torch.finfo(f.dtype).tiny)
+        moved = steps(self.auditor, x)
+        return moved @ self.direction.to(moved)
 
     def coordinate(self, x: Any) -> Tensor:
         """⟨f(x_t), v⟩, (t,)."""
@@ -66,17 +63,31 @@ class Direction:
     def explain(self, x: Any, top_k: int = 10, ids: Sequence[str] | None = None) -> pd.DataFrame:
         """The landmarks that push each sample most along or against v.
 
+        Args:
+            x: samples (t, ...), anything that `fit` takes.
+            top_k: landmarks per sample; all of them when there are fewer.
+            ids: the samples' ids in the table; default: the source's, or 0 … t − 1.
+
         Returns:
             a table with columns sample, rank, landmark, influence, effect ("attract" along v, "repel" against it).
+
+        Raises:
+            ConfigError: top_k is no positive number.
+            DataError: another number of ids than of samples.
         """
         from krepes.data.source import as_source
 
+        if not is_whole(top_k) or top_k < 1:
+            raise ConfigError(f"top_k={top_k!r}; expected a positive whole number")
         source = as_source(x)
+        given = source.ids if ids is None else ids
+        if len(given) != len(source):
+            raise DataError(f"{len(given)} ids for {len(source)} samples; expected one each")
         scores = self.influence(source)
         top = scores.abs().topk(min(top_k, scores.shape[1]), dim=1).indices
         values = scores.gather(1, top).cpu().numpy()
         t, k = values.shape
-        names = np.asarray([str(i) for i in (source.ids if ids is None else ids)], dtype=object)
+        names = np.asarray([str(i) for i in given], dtype=object)
         landmarks = np.asarray(self.auditor.landmark_ids_, dtype=object)
         return pd.DataFrame(
             {
@@ -121,7 +132,8 @@ class Direction:
 
 def steps(auditor: "Auditor", x: Any) -> Tensor:
     """The step's part of f relative to f's length, ΔÃᵀk_m(x_t)/‖f(x_t)‖, (t, h)."""
-    K, f = auditor._scores(x)
+    K = auditor.kernel(x)
+    f = K @ (auditor.A0_ + auditor.dA_)
     return K @ auditor.dA_ / f.norm(dim=1, keepdim=True).clamp_min(1e-300)
 
 
@@ -129,14 +141,19 @@ def steps(auditor: "Auditor", x: Any) -> Tensor:
 class Concept(Direction):
     """A concept activation vector: the unit normal of a linear separator of two sets of samples, toward the first.
 
+    `usable` is one concept's level, with no correction for how many are asked: of a hundred given concepts that mean
+    nothing, five pass by chance.
+
     Attributes:
         accuracy: balanced, five-fold cross-validated.
-        null: accuracies of random concepts (draws,): the same samples, their sides drawn at random.
+        null: accuracies of random concepts (draws,): the same samples, their sides drawn at random. Samples of the same
+            representation count once.
         p: share of random concepts that separate as well.
         stability: mean cosine between the direction and those of bootstrap resamples.
         n_positive, n_negative: samples that were looked at.
         usable: p ≤ 0.05 and stability ≥ 0.5; `verdict` says why not.
-        null_directions: of the random concepts (draws, h).
+        null_directions: of random concepts, by one Newton step of their separators (999, h).
+        resampled: directions of the bootstrap resamples (20, h).
     """
 
     accuracy: float = float("nan")
@@ -147,6 +164,7 @@ class Concept(Direction):
     n_negative: int = 0
     usable: bool = False
     verdict: str = ""
+    resampled: Tensor = field(default_factory=lambda: torch.zeros(0, 0), repr=False)
 
 
 @dataclass(frozen=True)
@@ -167,38 +185,60 @@ def concept(
 
     Args:
         positive, negative: f of the samples with and without it (k, h), float64.
+        draws: random concepts of the null, at least 19.
 
     Raises:
+        ConfigError: fewer draws, whose least p, 1/(draws + 1), no concept could pass.
         DataError: fewer than `FEWEST` on a side, or all representations are the same.
     """
-    for side, f in (("positive", positive), ("negative", negative)):
-        if len(f) < FEWEST:
-            raise DataError(f"concept {name!r} has {len(f)} {side} samples; expected at least {FEWEST}")
+    if not is_whole(draws) or draws < LEAST_DRAWS:
+        raise ConfigError(
+            f"draws={draws!r} random concepts; expected a whole number, at least {LEAST_DRAWS}: the least p is "
+            f"1/(draws + 1), and a usable concept needs one of at most {LEVEL}"
+        )
     generator = np.random.default_rng(seed)
-    sides = [f.cpu().numpy()[_some(len(f), generator)] for f in (positive, negative)]
+    sides = [different(f.cpu().numpy()) for f in (positive, negative)]
+    for side, f, given in zip(("positive", "negative"), sides, (positive, negative), strict=True):
+        if len(f) < FEWEST:
+            of = f" different ones among its {len(given)}" if len(f) < len(given) else ""
+            raise DataError(f"concept {name!r} has {len(f)}{of} {side} samples; expected at least {FEWEST}")
+    sides = [f[some(len(f), generator)] for f in sides]
     X = np.concatenate(sides)
     y = np.repeat([1, 0], [len(s) for s in sides])
     spread = X.std(0)
     if not (spread > 1e-9 * np.abs(X).max()).any():
         raise DataError(f"all samples of concept {name!r} have the same representation; nothing separates them")
     accuracy, direction = separate(X, y, seed)
-    null, null_directions = [], []
-    for _ in range(draws):
-        found = separate(X, generator.permutation(y), seed)
-        null.append(found[0])
-        null_directions.append(found[1])
-    again = [
+    null = [separate(X, generator.permutation(y), seed)[0] for _ in range(draws)]
+    again = np.stack([
         normal(X[i], y[i])
         for i in (np.concatenate([_resample(np.flatnonzero(y == side), generator) for side in (1, 0)])
                   for _ in range(RESAMPLES))
-    ]  # fmt: skip
-    stability = float(np.mean(np.stack(again) @ direction))
+    ])  # fmt: skip
+    stability = float(np.mean(again @ direction))
     p = permutation_p(accuracy, np.array(null), two_sided=False)
     verdict = _verdict(p, stability)
     return Concept(
-        name, torch.as_tensor(direction), auditor, torch.as_tensor(np.stack(null_directions)), accuracy,
-        np.array(null), p, stability, len(sides[0]), len(sides[1]), not verdict, verdict,
+        name, torch.as_tensor(direction), auditor, torch.as_tensor(random_normals(X, y, generator)), accuracy,
+        np.array(null), p, stability, len(sides[0]), len(sides[1]), not verdict, verdict, torch.as_tensor(again),
     )  # fmt: skip
+
+
+def different(f: np.ndarray) -> np.ndarray:
+    """The rows of f (k, h) without repetitions: a copy in another fold would be known beforehand."""
+    unit = 1e-9 * max(float(np.abs(f).max()), 1e-300)
+    _, first = np.unique(np.round(f / unit), axis=0, return_index=True)
+    return f[np.sort(first)]
+
+
+def random_normals(X: np.ndarray, y: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Unit normals of random concepts (999, h): the first Newton step, from 0, of the separator of permuted sides."""
+    mean, scale = X.mean(0), X.std(0)
+    Z = (X - mean) / np.where(scale > 1e-12 * scale.max(), scale, np.inf)
+    sides = np.stack([generator.permutation(y) for _ in range(NULL_DIRECTIONS)], 1) - y.mean()  # (n, 999)
+    w = np.linalg.solve(Z.T @ Z / 4 + np.eye(X.shape[1]), Z.T @ sides)
+    w = (w / np.where(scale > 1e-12 * scale.max(), scale, np.inf)[:, None]).T
+    return w / np.maximum(np.linalg.norm(w, axis=1, keepdims=True), 1e-300)
 
 
 def separate(X: np.ndarray, y: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
@@ -242,108 +282,9 @@ def _verdict(p: float, stability: float) -> str:
     return " and ".join(reasons)
 
 
-def _some(n: int, generator: np.random.Generator) -> np.ndarray:
+def some(n: int, generator: np.random.Generator) -> np.ndarray:
     return np.sort(generator.choice(n, min(n, MOST), replace=False))
 
 
 def _resample(index: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return generator.choice(index, len(index))
-
-
-# ------------------------------------------------------------ sets of samples
-
-
-def sets(auditor: "Auditor", positive: Any, negative: Any, name: str, seed: int) -> tuple[Tensor, Tensor]:
-    """f of both sides of a concept: samples, or a query, ids or a mask on the auditor's source.
-
-    Without a negative side, the other samples of the source stand for it.
-
-    Raises:
-        ConfigError: the sides overlap, or negative is missing where the source cannot give it.
-    """
-    one = _chosen(auditor, positive, f"the positive side of concept {name!r}")
-    if negative is None:
-        if not isinstance(one, np.ndarray):
-            raise ConfigError(
-                f"concept {name!r} has no negative samples; give them, or name the positive ones by a query or ids of "
-                "the audited samples, whose others are then the negative side"
-            )
-        other: Any = np.setdiff1d(np.arange(len(auditor.source_)), one, assume_unique=True)
-        if len(other) == 0:
-            raise ConfigError(f"concept {name!r} takes every sample: there is no negative side")
-    else:
-        other = _chosen(auditor, negative, f"the negative side of concept {name!r}")
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        both = np.intersect1d(one, other)
-        if len(both):
-            named = ", ".join(str(auditor.source_.ids[i]) for i in both[:5].tolist())
-            raise ConfigError(f"{len(both)} samples are on both sides of concept {name!r}: {named}")
-    generator = np.random.default_rng(seed)
-    f = [_represented(auditor, side, generator) for side in (one, other)]
-    if not isinstance(one, np.ndarray) and not isinstance(other, np.ndarray):  # samples without ids to compare
-        shared = len(_contents(one) & _contents(other))
-        if shared:
-            raise ConfigError(f"{shared} samples are on both sides of concept {name!r}")
-    return f[0], f[1]
-
-
-def concept_folders(
-    auditor: "Auditor", folder: Path, transform: Callable[[Any], Tensor] | None, negative: str | None, seed: int
-) -> list[Concept]:
-    """A concept per subfolder; see `Auditor.concepts_from`."""
-    from krepes.data.folders import read_concept_folders
-    from krepes.data.source import Subset, as_source
-
-    source = auditor.source_
-    found = read_concept_folders(folder, source.batch([0])[0].cpu(), transform)
-    if negative is None:
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[: 2 * MOST])
-        named = set().union(*(_contents(as_source(x)) for x in found.values()))
-        apart = [i for i, sum_ in zip(chosen, _checksums(Subset(source, chosen)), strict=True) if sum_ not in named]
-        others: Any = Subset(source, np.asarray(apart, dtype=int))
-        if not apart:
-            raise ConfigError(f"all audited samples are in {folder}: there is no negative side; name a subfolder")
-    else:
-        if negative not in found:
-            raise ConfigError(f"negative={negative!r} is no subfolder of {folder}: {', '.join(found)}")
-        others = found.pop(negative)
-        if not found:
-            raise ConfigError(f"{folder} holds no concept beside the negative side {negative!r}")
-    return [auditor.concept(x, others, name) for name, x in found.items()]
-
-
-def _chosen(auditor: "Auditor", wanted: Any, what: str) -> Any:
-    """Positions in the source, or a source of samples."""
-    from krepes.audit.selection import positions
-    from krepes.data.source import Source, as_source
-
-    if isinstance(wanted, str) or (
-        not isinstance(wanted, Source | Tensor) and np.ndim(wanted) == 1  # pyright: ignore[reportArgumentType]
-    ):
-        return positions(auditor.source_, wanted, what)
-    if isinstance(wanted, Tensor) and wanted.ndim == 1:
-        return positions(auditor.source_, wanted, what)
-    return as_source(wanted)
-
-
-def _contents(source: Any) -> set[bytes]:
-    return set(_checksums(source))
-
-
-def _checksums(source: Any) -> list[bytes]:
-    """Of every sample."""
-    return [
-        hashlib.sha256(row.numpy().tobytes()).digest()
-        for block in blocks(range(len(source)), 1024)
-        for row in source.batch(block).cpu()
-    ]
-
-
-def _represented(auditor: "Auditor", side: Any, generator: np.random.Generator) -> Tensor:
-    from krepes.data.source import Subset
-
-    if isinstance(side, np.ndarray):
-        side = Subset(auditor.source_, side[_some(len(side), generator)])
-    elif len(side) > MOST:
-        side = Subset(side, _some(len(side), generator))
-    return auditor.transform(side)

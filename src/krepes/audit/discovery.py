@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from krepes.audit.concepts import DRAWS, Direction
-from krepes.errors import ConfigError, DataError
+from krepes.errors import ConfigError, DataError, is_whole
 
 if TYPE_CHECKING:
     from krepes.auditor import Auditor
@@ -86,8 +86,10 @@ def automatic_concepts(auditor: "Auditor", space: str, k: int | None) -> list[Au
             f"there are {len(X)} {'samples' if space == 'representation' else 'landmarks'} to find concepts in; "
             f"expected at least {2 * FEWEST_PER_DIRECTION}"
         )
-    if k is not None and not 2 <= k <= most:
-        raise ConfigError(f"k={k}; expected between 2 and {most}, a tenth of the {len(X)} rows that are factorised")
+    if k is not None and not (is_whole(k) and 2 <= k <= most):
+        raise ConfigError(
+            f"k={k!r}; expected a whole number between 2 and {most}, a tenth of the {len(X)} rows that are factorised"
+        )
     if k is None:
         k = chosen_size(X, [size for size in SIZES if size <= most], generator)
     best = factorise(X, k, generator)
@@ -207,10 +209,15 @@ def _seed(generator: np.random.Generator) -> int:
 
 
 def gaussian_like(X: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Gaussian rows of X's mean and covariance, brought to X's row lengths."""
+    """Gaussian rows of X's mean and covariance, brought to X's row lengths: the longest row gets the largest.
+
+    Lengths in random order would turn long rows away from the directions of large variance, and the covariance with
+    them.
+    """
     centred = X - X.mean(0)
     drawn = X.mean(0) + generator.standard_normal((len(X), len(X))) @ centred / np.sqrt(len(X))
-    return unit(drawn) * generator.permutation(np.linalg.norm(X, axis=1))[:, None]
+    rank = np.linalg.norm(drawn, axis=1).argsort(kind="stable").argsort(kind="stable")
+    return unit(drawn) * np.sort(np.linalg.norm(X, axis=1))[rank, None]
 
 
 def random_directions(X: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -1,10 +1,14 @@
 """Figures that need labels. Labels come in here and nowhere else; nothing here reaches a fit.
 
+Landmarks without a label are left out of the figures that need theirs, and their number is said.
+
 Protocols (docs/method.md): k-NN over the landmarks in the space of f, probes by logistic regression on standardised
 representations, Kendall's τ of the true class's probability over test points.
 """
 
+import warnings
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +18,7 @@ from torch import Tensor
 
 from krepes.audit.statistics import bootstrap_mean, check_enough, resampled_means
 from krepes.audit.trust import fidelity_parts
-from krepes.errors import DataError
+from krepes.errors import DataError, KrepesWarning
 
 if TYPE_CHECKING:
     from krepes.auditor import Auditor
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 NEIGHBOURS = 50
 REMOVED = 10
 RANDOM_DRAWS = 20
+RANDOM_ORDERS = 1000  # of the landmarks, that κ is compared with
+SEEN = "the labels are column "  # in a note: then other figures have seen them
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,12 @@ class Labelled:
 
     Attributes:
         f, z: representations by the kernel (t, h) and by the network (t, d).
-        f_landmarks, z_landmarks: those of the landmarks (m, ·).
+        f_landmarks, z_landmarks: those of the m landmarks that have a label (m, ·).
         influence, contribution, K: scores and kernel rows (t, m).
         dA: ΔÃ (m, h).
         y, y_landmarks: class numbers.
+        unlabelled: landmarks without a label, which are left out.
+        column: of the samples' table, if it holds the labels.
     """
 
     f: np.ndarray
@@ -46,13 +54,16 @@ class Labelled:
     dA: np.ndarray
     y: np.ndarray
     y_landmarks: np.ndarray
+    unlabelled: int = 0
+    column: str | None = None
 
 
 def labelled(auditor: "Auditor", x: Any, labels: Any, landmark_labels: Any) -> Labelled:
     """The test samples without those that are landmarks themselves.
 
     Raises:
-        DataError: a number of labels that does not fit, a missing label, or too few test samples.
+        DataError: a number of labels that does not fit, a missing label of a test sample, classes of different kinds,
+            or too few test samples.
     """
     from krepes.data.source import as_source
     from krepes.data.stream import blocks, read
@@ -60,32 +71,79 @@ def labelled(auditor: "Auditor", x: Any, labels: Any, landmark_labels: Any) -> L
 
     source = as_source(x)
     check_enough(len(source), "test samples")
-    K, f = auditor._scores(source)
-    y, y_landmarks = np.asarray(labels), np.asarray(landmark_labels)
-    for name, values, wanted in (("labels", y, len(K)), ("landmark_labels", y_landmarks, K.shape[1])):
+    y, y_landmarks = class_numbers(labels, landmark_labels, len(source), len(auditor.landmark_ids_))
+    landmarks = auditor.fit_.rows.landmarks
+    # a landmark explains itself: it would raise every figure
+    other, known = ~_among(source, landmarks), y_landmarks >= 0
+    check_enough(int(other.sum()), "test samples that are no landmarks")
+    A = auditor.A0_ + auditor.dA_
+    K = auditor.kernel(source)
+    f = K @ A
+    z = torch.cat([auditor.encoder(read(source, b)) for b in blocks(range(len(source)), 256)])
+    f_landmarks = auditor.transform(landmarks)
+    z_landmarks = torch.cat([auditor.encoder(part) for part in landmarks.split(256)])
+    influence, signed = sample_influence(K, auditor.dA_), signed_contribution(K, auditor.dA_, f)
+    f, z, influence, signed, K = (a.double().cpu().numpy()[other] for a in (f, z, influence, signed, K))
+    fl, zl, dA = (a.double().cpu().numpy()[known] for a in (f_landmarks, z_landmarks, auditor.dA_))
+    return Labelled(
+        f, z, fl, zl, influence[:, known], signed[:, known], K[:, known], dA, y[other], y_landmarks[known],
+        int((~known).sum()), column_of(source.metadata(), y),
+    )  # fmt: skip
+
+
+def class_numbers(labels: Any, landmark_labels: Any, t: int, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """Classes as numbers from 0, (t,) and (m,); −1 where a landmark has none. 1 and 1.0 are one class, 1 and "1" none.
+
+    Raises:
+        DataError: another number of labels, a missing one of a test sample, or classes of different kinds.
+    """
+    found, kinds = [], {}
+    for name, given, wanted in (("labels", labels, t), ("landmark_labels", landmark_labels, m)):
+        values = np.array(given.cpu().numpy() if isinstance(given, Tensor) else given, dtype=object)
         if values.shape != (wanted,):
             raise DataError(f"{name} has shape {values.shape}; expected ({wanted},), one class each")
-        if pd.isna(values).any():
-            raise DataError(f"{int(pd.isna(values).sum())} of {len(values)} {name} are missing")
-    names = np.unique(np.concatenate([y.astype(str), y_landmarks.astype(str)]))
+        missing = np.asarray(pd.isna(values), dtype=bool)
+        if name == "labels" and missing.any():
+            raise DataError(f"{int(missing.sum())} of {wanted} {name} are missing")
+        values[missing] = None
+        plain = [v.item() if isinstance(v, np.generic) else v for v in values]
+        for value in plain:
+            if value is not None:
+                kinds.setdefault(_kind(value, name), f"{value!r} in {name}")
+        found.append(plain)
+    if len(kinds) > 1:
+        both = " and ".join(f"{kind} (such as {example})" for kind, example in kinds.items())
+        raise DataError(f"the classes are {both}; expected one kind, or equal classes would not meet. Convert them.")
+    names = sorted({v for plain in found for v in plain if v is not None})
     if len(names) < 2:
         raise DataError(f"all labels are {str(names[0])!r}; expected at least two classes")
-    z = torch.cat([auditor.encoder(read(source, b)) for b in blocks(range(len(source)), 256)])
-    landmarks = auditor.fit_.rows.landmarks
-    _, f_landmarks = auditor._scores(landmarks)
-    z_landmarks = torch.cat([auditor.encoder(part) for part in landmarks.split(256)])
-    influence = sample_influence(K, auditor.dA_)
-    # a landmark explains itself: it would raise every figure
-    other = ~_among(source, landmarks)
-    check_enough(int(other.sum()), "test samples that are no landmarks")
-    signed = signed_contribution(K, auditor.dA_, f)
-    parts = [a.double().cpu().numpy() for a in (f, z, f_landmarks, z_landmarks, influence, signed, K, auditor.dA_)]
-    f, z, fl, zl, influence, signed, K, dA = parts
-    place = {name: i for i, name in enumerate(names)}
-    codes = [np.array([place[v] for v in values.astype(str)]) for values in (y, y_landmarks)]
-    return Labelled(
-        f[other], z[other], fl, zl, influence[other], signed[other], K[other], dA, codes[0][other], codes[1]
-    )
+    place = {v: i for i, v in enumerate(names)} | {None: -1}
+    y, y_landmarks = (np.array([place[v] for v in plain], dtype=int) for plain in found)
+    return y, y_landmarks
+
+
+def _kind(value: Any, name: str) -> str:
+    """What a class is written as."""
+    kinds = (("truth values", bool), ("numbers", Real), ("text", str), ("bytes", bytes))
+    for kind, types in kinds:
+        if isinstance(value, types):
+            return kind
+    raise DataError(f"{name} holds the {type(value).__name__} {value!r}; expected numbers, text or truth values")
+
+
+def column_of(table: pd.DataFrame | None, y: np.ndarray) -> str | None:
+    """The first column of the samples' table that divides them as the class numbers y (t,) do, under any names."""
+    if table is None:
+        return None
+    n = len(np.unique(y))
+    for place, name in enumerate(table.columns):
+        try:
+            codes = pd.factorize(table.iloc[:, place], use_na_sentinel=False)[0]
+        except TypeError:  # lists and the like are no classes
+            continue
+        if n > 1 and codes.max() + 1 == n == len(np.unique(y * n + codes)):
+            return str(name)
+    return None
 
 
 def _among(source: Any, landmarks: Tensor) -> np.ndarray:
@@ -104,16 +162,44 @@ def _among(source: Any, landmarks: Tensor) -> np.ndarray:
 def evaluate(auditor: "Auditor", x: Any, labels: Any, landmark_labels: Any, seed: int) -> pd.DataFrame:
     """All label-based figures; see `Auditor.evaluate`."""
     data = labelled(auditor, x, labels, landmark_labels)
-    rows = [("class coverage κ", class_coverage(np.linalg.norm(data.dA, axis=1), data.y_landmarks), np.nan, np.nan,
-             len(data.y_landmarks), f"of {len(np.unique(data.y_landmarks))} classes among the landmarks")]  # fmt: skip
-    for name, hits in precision_at_1(data).items():
-        rows.append(_row(f"precision@1, {name}", hits, seed, ""))
-    pool = f"{REMOVED} of {len(data.y_landmarks)} landmarks, {min(NEIGHBOURS, len(data.y_landmarks) // 2)} neighbours"
-    for name, drops in confidence_drop(data, seed).items():
-        rows.append(_row(f"confidence drop, {name}", drops, seed, pool))
-    rows += probe_fidelity(data, seed)
-    rows += aligned_fidelity(data, seed)
+    if data.column is not None:
+        _warn(f"{SEEN}'{data.column}' of the samples' table: alignment gaps and queries see them")
+    rows = landmark_figures(data, seed) + probe_fidelity(data, seed) + aligned_fidelity(data, seed)
     return pd.DataFrame(rows, columns=pd.Index(["figure", "value", "low", "high", "n", "note"]))
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, KrepesWarning, stacklevel=4)
+
+
+def landmark_figures(data: Labelled, seed: int) -> list[tuple]:
+    """κ, precision@1 and confidence drop: what needs labels of landmarks, over those that have one."""
+    m = len(data.y_landmarks)
+    if m == 0:
+        _warn("no landmark has a label: class coverage κ, precision@1 and confidence drop are left out")
+        return []
+    without = f"{data.unlabelled} landmarks without a label left out" if data.unlabelled else ""
+    norms = np.linalg.norm(data.dA, axis=1)
+    low, high = random_coverage(data.y_landmarks, seed)
+    about = f"of {len(np.unique(data.y_landmarks))} classes among the landmarks", f"random orders: {low}–{high}"
+    kappa = class_coverage(norms, data.y_landmarks)
+    rows = [("class coverage κ", kappa, np.nan, np.nan, m, _note(*about, without))]
+    rows += [_row(f"precision@1, {name}", hits, seed, without) for name, hits in precision_at_1(data).items()]
+    k, removed = pool(m)
+    if removed == 0:
+        _warn(f"{m} landmarks have a label: too few to remove some, confidence drop is left out")
+        return rows
+    note = _note(f"{removed} of {m} landmarks, {k} neighbours", without)
+    return rows + [_row(f"confidence drop, {name}", d, seed, note) for name, d in confidence_drop(data, seed).items()]
+
+
+def pool(m: int) -> tuple[int, int]:
+    """Neighbours of k-NN among m landmarks, and landmarks that are removed from them."""
+    return min(NEIGHBOURS, m // 2), min(REMOVED, m // 4)
+
+
+def _note(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def _row(name: str, values: np.ndarray, seed: int, note: str) -> tuple:
@@ -126,6 +212,14 @@ def class_coverage(norms: np.ndarray, classes: np.ndarray) -> int:
     order = np.argsort(-norms, kind="stable")
     _, first = np.unique(classes[order], return_index=True)
     return int(first.max()) + 1
+
+
+def random_coverage(classes: np.ndarray, seed: int) -> tuple[int, int]:
+    """The central 95 % of κ when the landmarks (m,) are in random orders."""
+    generator = np.random.default_rng(seed)
+    found = [class_coverage(generator.random(len(classes)), classes) for _ in range(RANDOM_ORDERS)]
+    low, high = np.quantile(found, [0.025, 0.975], method="inverted_cdf")
+    return int(low), int(high)
 
 
 def precision_at_1(data: Labelled) -> dict[str, np.ndarray]:
@@ -142,13 +236,13 @@ def precision_at_1(data: Labelled) -> dict[str, np.ndarray]:
 
 
 def confidence_drop(data: Labelled, seed: int) -> dict[str, np.ndarray]:
-    """Loss of k-NN confidence in the predicted class when ten landmarks are removed (t,), by rule.
+    """Loss of k-NN confidence in the predicted class when landmarks are removed (t,), by rule; `pool` says how many.
 
-    Rules: by influence; by signed contribution; by influence toward the predicted class's mean direction; ten random
-    ones, mean over draws.
+    Rules: by influence; by signed contribution; by influence toward the predicted class's mean direction; random ones,
+    mean over draws.
     """
     m = len(data.y_landmarks)
-    k, removed = min(NEIGHBOURS, m // 2), min(REMOVED, m // 4)
+    k, removed = pool(m)
     order = np.argsort(-_unit(data.f) @ _unit(data.f_landmarks).T, axis=1, kind="stable")
     n_classes = int(max(data.y.max(), data.y_landmarks.max())) + 1
     votes = np.stack([(data.y_landmarks[order[:, :k]] == c).mean(1) for c in range(n_classes)], 1)
@@ -191,7 +285,7 @@ def probe_fidelity(data: Labelled, seed: int) -> list[tuple]:
     if len(np.unique(data.y[train])) < 2:
         raise DataError("the probes' training half holds one class; give more labelled samples")
     known = np.isin(data.y[test], np.unique(data.y[train]))
-    test = test[known]
+    dropped, test = int((~known).sum()), test[known]
     check_enough(len(test), "test samples of classes that the probes' training half holds")
     p = {name: _probe(rep, data.y, train, test) for name, rep in (("network", data.z), ("kernel", data.f))}
     right = {name: hit for name, (hit, _) in p.items()}
@@ -201,7 +295,11 @@ def probe_fidelity(data: Labelled, seed: int) -> list[tuple]:
     tau = _tau(true["network"], true["kernel"])
     gap = right["kernel"].astype(float) - right["network"]
     gaps = resampled_means(gap, seed)
-    note = f"probes on {len(train)} samples"
+    note = _note(
+        f"probes on {len(train)} samples",
+        f"{dropped} test samples of classes that these lack left out" if dropped else "",
+        f"{SEEN}'{data.column}' of the samples' table" if data.column is not None else "",
+    )
     return [
         _row("probe accuracy, network", right["network"], seed, note),
         _row("probe accuracy, kernel", right["kernel"], seed, note),

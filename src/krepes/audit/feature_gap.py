@@ -7,139 +7,40 @@ landmarks, which is that of many random sets. Source: the paper, §3; weights, K
 (docs/method.md).
 """
 
-import warnings
+import math
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from krepes.audit.statistics import FEWEST, benjamini_hochberg, check_enough, permutation_p
-from krepes.errors import ConfigError, DataError, KrepesWarning
+from krepes.audit.columns import Feature
+from krepes.audit.refits import Refit
+from krepes.audit.statistics import (
+    FEWEST,
+    benjamini_hochberg,
+    check_enough,
+    interval_of,
+    over_points,
+    over_refits,
+    permutation_p,
+    resampled_means,
+)
+from krepes.errors import ConfigError, is_whole
 
 TOP_K = 10
-DRAWS = 1000  # bootstrap resamples
-PERMUTATIONS = 499
+PERMUTATIONS = 499  # at least; as many as q needs to reach FDR / 2 where a gap is beyond nearly all of those
+CLEAR = 10  # null values beyond an observed one from which more permutations decide nothing
 SMALL = 100  # test points of a group below which it is flagged
+FEW_LANDMARKS = 5  # of a group, below which it is flagged
+EXCHANGEABLE = 5  # landmarks that a group of another column needs to be permuted within
 SAMPLES = 1000  # test points by default
-BINS = 5  # of a numeric column that another is compared within
 FDR = 0.05  # false discovery rate at which a gap counts as found
-UNIQUE = 0.9  # share of distinct labels from which a column names rows
-COLUMNS = ("column", "kind", "gap", "low", "high", "agreement", "random", "p", "q", "n", "missing", "explained_by",
-           "gap_given")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One raw column as numbers.
-
-    Attributes:
-        name: of the column.
-        kind: "numeric" (also ordinal) or "categorical" (also boolean).
-        values: numbers, NaN where missing; or category codes, −1 where missing, a category of its own.
-        width: Δ_ξ, the distance from which two numbers do not agree at all: between the 1 % and 99 % quantiles.
-        labels: of the categories.
-    """
-
-    name: str
-    kind: str
-    values: np.ndarray
-    width: float = 1.0
-    labels: tuple[str, ...] = field(default=(), repr=False)
-
-    def agreement(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """v_ξ ∈ [0, 1] of the values at two arrays of positions that broadcast; two missing values agree."""
-        return self.agreement_of(self.values[rows], self.values[others])
-
-    def agreement_of(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """v_ξ of values."""
-        if self.kind == "categorical":
-            return (a == b).astype(np.float32)
-        distance = 1 - np.minimum(np.abs(a - b) / self.width, 1)
-        return np.where(np.isnan(distance), np.isnan(a) & np.isnan(b), distance).astype(np.float32)
-
-    def groups(self) -> np.ndarray:
-        """Codes of the categories, or of the quantile bins of a numeric column; −1 where missing."""
-        if self.kind == "categorical":
-            return self.values
-        edges = np.unique(np.nanquantile(self.values, np.linspace(0, 1, BINS + 1)[1:-1]))
-        return np.where(np.isnan(self.values), -1, np.searchsorted(edges, self.values, side="right"))
-
-
-def features(table: pd.DataFrame, columns: Sequence[str] | None) -> list[Feature]:
-    """The columns as features; without a list all that can be compared, the others named in a warning.
-
-    Raises:
-        ConfigError: a column does not exist.
-        DataError: a listed column is constant, or has one value per row.
-    """
-    if columns is not None:
-        unknown = [c for c in columns if c not in table.columns]
-        if unknown:
-            raise ConfigError(
-                f"columns {', '.join(map(str, unknown[:5]))} are not in the table; it has "
-                f"{', '.join(map(str, table.columns))}"
-            )
-        if isinstance(columns, str) or len(set(columns)) < len(list(columns)) or not list(columns):
-            raise ConfigError(f"columns={columns!r}; expected a list of different names")
-    twice = table.columns[table.columns.duplicated()].unique()
-    if len(twice):
-        raise DataError(f"the table has several columns named {', '.join(map(repr, twice[:5]))}; rename them")
-    found, left_out = [], []
-    for name in table.columns if columns is None else columns:
-        try:
-            found.append(feature(pd.Series(table[name]), str(name)))
-        except DataError as error:
-            if columns is not None:
-                raise
-            left_out.append(str(error))
-    if left_out:
-        warnings.warn("left out: " + "; ".join(left_out), KrepesWarning, stacklevel=4)
-    if not found:
-        raise DataError("no column of the table can be compared")
-    return found
-
-
-def feature(values: pd.Series, name: str) -> Feature:
-    """One column.
-
-    Raises:
-        DataError: it is constant, or holds one label per row.
-    """
-    if isinstance(values.dtype, pd.CategoricalDtype) and values.cat.ordered:
-        codes = values.cat.codes.to_numpy(float)
-        values = pd.Series(np.where(codes < 0, np.nan, codes))
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    if pd.api.types.is_datetime64_any_dtype(values):
-        values, numeric = values.astype("int64").where(values.notna()).astype(float), True
-    if pd.api.types.is_timedelta64_dtype(values):
-        values, numeric = values.dt.total_seconds(), True
-    try:
-        different = values.nunique(dropna=False)
-    except TypeError as error:  # lists, dictionaries
-        raise DataError(f"column '{name}' holds values that cannot be compared: {error}") from error
-    if different < 2:
-        raise DataError(f"column '{name}' is constant: all samples agree in it")
-    if numeric:
-        numbers = values.to_numpy(float, na_value=np.nan)
-        numbers = np.where(np.isinf(numbers), np.nan, numbers)
-        if len(numbers) >= FEWEST and different == len(numbers) and counts_rows(numbers):
-            raise DataError(f"column '{name}' counts the rows: its values are consecutive whole numbers, one per row")
-        low, high = np.nanquantile(numbers, [0.01, 0.99])
-        width = float(high - low) or float(np.nanmax(numbers) - np.nanmin(numbers))
-        if width > 0:
-            return Feature(name, "numeric", numbers, width)
-        return Feature(name, "categorical", np.where(np.isnan(numbers), -1, 0), labels=(str(np.nanmax(numbers)),))
-    codes, labels = pd.factorize(values, sort=False)
-    if len(labels) > UNIQUE * len(values) and len(labels) > 2:
-        raise DataError(f"column '{name}' has one value per row ({len(labels)} for {len(values)} rows): it names rows")
-    return Feature(name, "categorical", codes, labels=tuple(map(str, labels)))
-
-
-def counts_rows(numbers: np.ndarray) -> bool:
-    """Whether different numbers are consecutive whole ones, in any order."""
-    whole = bool(np.isfinite(numbers).all() and (numbers == np.round(numbers)).all())
-    return whole and numbers.max() - numbers.min() == len(numbers) - 1
+COLUMNS = ("column", "kind", "gap", "low", "high", "agreement", "random", "p", "q", "n", "missing", "refits",
+           "explained_by", "gap_given")  # fmt: skip
+GROUP_COLUMNS = ("column", "group", "gap", "low", "high", "share", "random", "p", "q", "n", "landmarks", "refits",
+                 "small")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -169,9 +70,9 @@ class Tops:
         Raises:
             DataError: too few points for an interval, or fewer landmarks than top_k.
         """
-        if not 1 <= top_k < len(landmarks):
+        if not is_whole(top_k) or not 1 <= top_k < len(landmarks):
             raise ConfigError(
-                f"top_k={top_k}; expected between 1 and {len(landmarks) - 1}, below the landmarks' number"
+                f"top_k={top_k!r}; expected a whole number between 1 and {len(landmarks) - 1}, below the landmarks'"
             )
         others = ~np.isin(points, landmarks)
         check_enough(int(others.sum()), "test points that are no landmarks")
@@ -183,30 +84,125 @@ class Tops:
         weight = np.where(total > 0, weight / np.where(total > 0, total, 1), 1 / top_k)
         return cls(points, landmarks, top, weight, place, candidates)
 
+    @classmethod
+    def of_refit(cls, points: np.ndarray, refit: Refit, top_k: int) -> "Tops | None":
+        """Of a refit's landmarks; None where those that have a row are too few."""
+        known = refit.landmarks >= 0
+        if known.sum() <= top_k or (~np.isin(points, refit.landmarks)).sum() < FEWEST:
+            return None
+        return cls.of(points, refit.landmarks[known], refit.influence[:, known], top_k)
+
 
 @dataclass(frozen=True)
 class Gap:
-    """One feature's gap per test point, and what its statistics need."""
+    """One feature's agreements.
 
-    feature: Feature
-    tops: Tops
+    Attributes:
+        each: Ψ − Ψ_rand of every test point (t,).
+        psi, random: their means.
+        told: whether the landmarks differ in the feature at all; otherwise there is no gap to speak of.
+    """
 
-    def all_agreements(self) -> np.ndarray:
-        """v_ξ (t, m)."""
-        return self.feature.agreement(self.tops.points[:, None], self.tops.landmarks[None])
+    each: np.ndarray
+    psi: np.ndarray
+    random: np.ndarray
+    told: bool
 
-    def null(self, permutations: int, generator: np.random.Generator, strata: np.ndarray | None = None) -> np.ndarray:
-        """Mean Ψ with the landmarks' values permuted (permutations,), within strata (m,) if given.
+    @classmethod
+    def of(cls, one: Feature, tops: Tops) -> "Gap":
+        V = one.agreement(tops.points[:, None], tops.landmarks[None])  # (t, m)
+        psi = (tops.weight * np.take_along_axis(V, tops.top, 1)).sum(1)
+        random = V.mean(1, dtype=np.float64)
+        return cls(psi - random, psi, random, len(np.unique(one.values[tops.landmarks])) > 1)
 
-        The sets of top landmarks, which many points share, stay what they are; their values become random ones.
-        """
-        values = self.feature.values[self.tops.landmarks]
-        mine = self.feature.values[self.tops.points][:, None]
-        out = np.empty(permutations)
-        for i in range(permutations):
+
+def gap_table(
+    found: list[Feature],
+    tops: Tops,
+    again: Sequence[Tops],
+    seed: int,
+    level: float = 0.95,
+    keep_draws: bool = False,
+) -> pd.DataFrame:
+    """Gaps of all features with intervals, nulls and q values; see `Auditor.feature_gap`.
+
+    Args:
+        again: the test points' top landmarks in refits.
+        keep_draws: adds null_low and null_high (the null's central 95 %, as gaps), draws (bootstrap means over test
+            points) and refit_gaps (R,).
+    """
+    most = math.ceil(2 * len(found) / FDR) - 1
+    rows, kept = [], []
+    for one in found:
+        gap = Gap.of(one, tops)
+        refits = np.array([g.each.mean() for g in (Gap.of(one, t) for t in again) if g.told])
+        observed, random = float(gap.psi.mean()), float(gap.random.mean())
+        null = null_agreement(one, tops, observed, max(PERMUTATIONS, most), generator_of(seed, one.name))
+        interval = interval_of(gap.each.mean(), (over_points(gap.each), over_refits(refits)), len(gap.each), level)
+        blank = np.nan if not gap.told else 1.0  # landmarks that are all alike say nothing
+        rows.append(
+            (one.name, one.kind, blank * interval.estimate, blank * interval.low, blank * interval.high, observed,
+             random, blank * permutation_p(observed, null), np.nan, interval.n, int(missing(one)[tops.points].sum()),
+             len(refits), "", np.nan)
+        )  # fmt: skip
+        draws = resampled_candidates(gap.each, tops, seed) if keep_draws else None
+        kept.append((*(np.quantile(null, [0.025, 0.975]) - random), draws, refits.astype(np.float32)))
+    table = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+    table["q"] = benjamini_hochberg(table["p"].to_numpy(float))
+    name_proxies(table, found, tops, seed)
+    if keep_draws:
+        for i, name in enumerate(("null_low", "null_high", "draws", "refit_gaps")):
+            table[name] = pd.Series([row[i] for row in kept], index=table.index)
+    return table.sort_values("gap", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+
+
+def resampled_candidates(each: np.ndarray, tops: Tops, seed: int) -> np.ndarray:
+    """Bootstrap means over the samples that were asked for (draws,): two audits' draws of them are the same."""
+    spread, counted = np.zeros(tops.candidates), np.zeros(tops.candidates)
+    spread[tops.place], counted[tops.place] = each, 1
+    means = resampled_means(np.stack([spread, counted], 1), seed)
+    return (means[:, 0] / np.maximum(means[:, 1], 1e-12)).astype(np.float32)
+
+
+def generator_of(seed: int, name: str) -> np.random.Generator:
+    """A column's own, so that its p value does not depend on the other columns."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def null_agreement(
+    one: Feature,
+    tops: Tops,
+    observed: float,
+    most: int,
+    generator: np.random.Generator,
+    strata: np.ndarray | None = None,
+    inside: np.ndarray | slice = slice(None),
+) -> np.ndarray:
+    """Mean Ψ with the landmarks' values permuted, within strata (m,) if given: at most `most` values.
+
+    The sets of top landmarks, which many points share, stay what they are; their values become random ones. A few
+    hundred permutations settle most columns; only where hardly any is beyond the observed value are more drawn.
+
+    Args:
+        inside: the test points that are averaged over.
+
+    Source: Besag and Clifford, "Sequential Monte Carlo p-values", 1991.
+    """
+    values = one.values[tops.landmarks]
+    mine = one.values[tops.points[inside]][:, None]
+    top, weight = tops.top[inside], tops.weight[inside]
+
+    def drawn(count: int) -> np.ndarray:
+        out = np.empty(count)
+        for i in range(count):
             order = permuted(len(values), strata, generator)
-            out[i] = (self.tops.weight * self.feature.agreement_of(mine, values[order][self.tops.top])).sum(1).mean()
+            out[i] = (weight * one.agreement_of(mine, values[order][top])).sum(1).mean()
         return out
+
+    null = drawn(min(most, PERMUTATIONS))
+    if most > len(null) and permutation_p(observed, null) * (1 + len(null)) <= CLEAR:
+        null = np.concatenate([null, drawn(most - len(null))])
+    return null
 
 
 def permuted(m: int, strata: np.ndarray | None, generator: np.random.Generator) -> np.ndarray:
@@ -219,122 +215,65 @@ def permuted(m: int, strata: np.ndarray | None, generator: np.random.Generator) 
     return order
 
 
-def gap_table(
-    found: list[Feature], tops: Tops, seed: int, level: float = 0.95, keep_draws: bool = False
-) -> pd.DataFrame:
-    """Gaps of all features with intervals, nulls and q values; see `Auditor.feature_gap`.
-
-    Args:
-        keep_draws: adds null_low and null_high (the null's central 95 %, as gaps) and draws (of the bootstrap).
-    """
-    generator = np.random.default_rng(seed)
-    t, m, k = len(tops.points), len(tops.landmarks), tops.top.shape[1]
-    asked = tops.candidates
-    counts_t = generator.multinomial(asked, np.full(asked, 1 / asked), DRAWS).T.astype(np.float32)[tops.place]
-    counts_l = generator.multinomial(m, np.full(m, 1 / m), DRAWS).T.astype(np.float32)  # (m, draws)
-    rows, kept = [], []
-    for one in found:
-        gap = Gap(one, tops)
-        V = gap.all_agreements()
-        top_v = np.take_along_axis(V, tops.top, 1)
-        psi, random = (tops.weight * top_v).sum(1), V.mean(1)
-        draws = resampled(V, top_v, tops, counts_t, counts_l)
-        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-        observed = float(psi.mean())
-        null = gap.null(PERMUTATIONS, generator)
-        kept.append((*np.quantile(null - random.mean(), [0.025, 0.975]), draws.astype(np.float32)))
-        rows.append(
-            (one.name, one.kind, observed - float(random.mean()), low, high, observed, float(random.mean()),
-             permutation_p(observed, null), np.nan, t, int(_missing(one)[tops.points].sum()), "", np.nan)
-        )  # fmt: skip
-    table = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
-    table["q"] = benjamini_hochberg(table["p"].to_numpy(float))
-    _explain(table, found, tops, generator)
-    assert k <= m
-    if keep_draws:
-        table[["null_low", "null_high", "draws"]] = pd.DataFrame(kept)
-    return table.sort_values("gap", key=np.abs, ascending=False, kind="stable", ignore_index=True)
-
-
-def resampled(V: np.ndarray, top_v: np.ndarray, tops: Tops, counts_t: np.ndarray, counts_l: np.ndarray) -> np.ndarray:
-    """The gap under resampled test points and landmarks (draws,): both are samples, and points share landmarks.
-
-    Args:
-        V: agreements (t, m); top_v: those of the top landmarks (t, K).
-        counts_t: (t, draws); counts_l: (m, draws): how often each was drawn.
-    """
-    random = (V @ counts_l) / counts_l.sum(0)  # (t, draws)
-    psi, total = np.zeros_like(random), np.zeros_like(random)
-    for j in range(tops.top.shape[1]):
-        weight = counts_l[tops.top[:, j]] * tops.weight[:, j, None].astype(np.float32)
-        psi += weight * top_v[:, j, None]
-        total += weight
-    # a point none of whose top landmarks was drawn says nothing in that draw
-    share = counts_t * (total > 0)
-    return ((psi / np.where(total > 0, total, 1) - random) * share).sum(0) / share.sum(0)
-
-
-def gaps_of_points(one: Feature, tops: Tops) -> np.ndarray:
-    """Ψ − Ψ_rand of each test point (t,)."""
-    V = Gap(one, tops).all_agreements()
-    return (tops.weight * np.take_along_axis(V, tops.top, 1)).sum(1) - V.mean(1)
-
-
-def _missing(one: Feature) -> np.ndarray:
+def missing(one: Feature) -> np.ndarray:
+    """Which cells are missing (n,)."""
     return one.values == -1 if one.kind == "categorical" else np.isnan(one.values)
 
 
-def _explain(table: pd.DataFrame, found: list[Feature], tops: Tops, generator: np.random.Generator) -> None:
-    """Name, for every significant gap, the column within whose groups nothing of it is left.
+def name_proxies(table: pd.DataFrame, found: list[Feature], tops: Tops, seed: int) -> None:
+    """Name, for every significant gap, the column within whose groups most of it is gone.
 
     The landmarks' values are permuted among landmarks of the same value (or quantile bin) of the other column: what
-    then remains above the null is not owed to it.
+    then remains above the null is not owed to it. Groups of fewer than five landmarks are permuted together, since
+    within them there would be nothing to exchange.
     """
     significant = [i for i, q in enumerate(table["q"]) if q <= FDR]
     for i in significant:
-        gap, best = Gap(found[i], tops), None
-        for j in sorted(set(significant) - {i}, key=lambda j: -abs(table.at[j, "gap"])):
-            strata = found[j].groups()[tops.landmarks]
-            null = gap.null(99, generator, strata)
-            left = table.at[i, "agreement"] - float(null.mean())
-            p = permutation_p(table.at[i, "agreement"], null)
-            if best is None or abs(left) < abs(best[0]):
-                best = (left, p, table.at[j, "column"])
+        one, best = found[i], None
+        observed, gap = float(table.at[i, "agreement"]), float(table.at[i, "gap"])
+        for j in (j for j in significant if j != i):
+            generator = generator_of(seed, f"{one.name} given {found[j].name}")
+            null = null_agreement(one, tops, observed, 199, generator, strata_of(found[j], tops.landmarks))
+            left = observed - float(null.mean())
+            explains = permutation_p(observed, null) > FDR and abs(left) <= abs(gap) / 2
+            if best is None or (explains, -abs(left)) > (best[0], -abs(best[1])):
+                best = (explains, left, found[j].name)
         if best is not None:
-            table.at[i, "gap_given"] = best[0]
-            table.at[i, "explained_by"] = best[2] if best[1] > 0.05 else ""
+            table.at[i, "gap_given"] = best[1]
+            table.at[i, "explained_by"] = best[2] if best[0] else ""
 
 
-def group_table(one: Feature, tops: Tops, seed: int, level: float = 0.95) -> pd.DataFrame:
-    """The gap of a categorical feature within each of its groups of test points.
+def strata_of(other: Feature, landmarks: np.ndarray) -> np.ndarray:
+    """Groups of landmarks (m,) by another column; those too small to exchange anything are one group."""
+    _, groups = np.unique(other.groups()[landmarks], return_inverse=True)
+    return np.where(np.bincount(groups)[groups] < EXCHANGEABLE, -1, groups)
 
-    Returns:
-        a table with columns column, group, gap, low, high, share (of the group's influence that comes from its own
-        landmarks), random (share of landmarks), n, landmarks, small. Groups of fewer than 20 points have no interval.
-    """
+
+def group_table(one: Feature, tops: Tops, again: Sequence[Tops], seed: int, level: float = 0.95) -> pd.DataFrame:
+    """The gap of a categorical feature within each of its groups of test points; see `Auditor.group_gap`."""
     if one.kind != "categorical":
         raise ConfigError(f"column '{one.name}' is numeric; groups are of categorical columns")
-    generator = np.random.default_rng(seed)
-    V = Gap(one, tops).all_agreements()
-    top_v = np.take_along_axis(V, tops.top, 1)
-    each = gaps_of_points(one, tops)
-    mine = one.values[tops.points]
+    gap, mine = Gap.of(one, tops), one.values[tops.points]
+    others = [(t, Gap.of(one, t)) for t in again]
     rows = []
     for code in sorted(set(mine.tolist())):
-        inside = np.flatnonzero(mine == code)
-        low = high = np.nan
-        if len(inside) >= FEWEST:
-            t, m = len(inside), V.shape[1]
-            counts_t = generator.multinomial(t, np.full(t, 1 / t), DRAWS).T.astype(np.float32)
-            counts_l = generator.multinomial(m, np.full(m, 1 / m), DRAWS).T.astype(np.float32)
-            part = Tops(tops.points[inside], tops.landmarks, tops.top[inside], tops.weight[inside], np.arange(t), t)
-            draws = resampled(V[inside], top_v[inside], part, counts_t, counts_l)
-            low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-        own = one.values[tops.landmarks] == code
+        inside = mine == code
+        n, own = int(inside.sum()), one.values[tops.landmarks] == code
+        refits = [g.each[member].mean() for t, g in others if (member := one.values[t.points] == code).any() and g.told]
+        low = high = p = np.nan
+        told = 0 < own.sum() < len(own)  # of no landmark, or of every one, nothing can be said
+        if n >= FEWEST and told:
+            part = gap.each[inside]
+            interval = interval_of(part.mean(), (over_points(part), over_refits(np.array(refits))), n, level)
+            low, high, observed = interval.low, interval.high, float(gap.psi[inside].mean())
+            generator = generator_of(seed, f"{one.name} = {code}")
+            p = permutation_p(observed, null_agreement(one, tops, observed, PERMUTATIONS, generator, inside=inside))
+        label = "(missing)" if code < 0 else one.labels[code]
         rows.append(
-            (one.name, "(missing)" if code < 0 else one.labels[code], float(each[inside].mean()), low, high,
-             float((tops.weight * top_v).sum(1)[inside].mean()), float(own.mean()), len(inside), int(own.sum()),
-             len(inside) < SMALL)
+            (one.name, label, float(gap.each[inside].mean()) if told else np.nan, low, high,
+             float(gap.psi[inside].mean()), float(own.mean()), p, np.nan, n, int(own.sum()), len(refits),
+             n < SMALL or own.sum() < FEW_LANDMARKS)
         )  # fmt: skip
-    names = ["column", "group", "gap", "low", "high", "share", "random", "n", "landmarks", "small"]
-    return pd.DataFrame(rows, columns=pd.Index(names))
+    table = pd.DataFrame(rows, columns=pd.Index(GROUP_COLUMNS))
+    table["q"] = benjamini_hochberg(table["p"].to_numpy(float))
+    return table

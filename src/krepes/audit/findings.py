@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from krepes.audit.concepts import FEWEST, Concept, Direction, steps
-from krepes.audit.discovery import AutomaticConcept
-from krepes.audit.feature_gap import SAMPLES, TOP_K, features, gap_table, group_table
+from krepes.audit.attribution import DRAWS
+from krepes.audit.columns import features
+from krepes.audit.concept_sides import refuse_shared
+from krepes.audit.concepts import FEWEST
+from krepes.audit.feature_gap import SAMPLES, TOP_K, Tops, gap_table, group_table
+from krepes.audit.refits import REFITS, Refit, refits
+from krepes.audit.scored_concepts import concept_table, sides
 from krepes.audit.selection import positions
 from krepes.audit.statistics import FEWEST as FEWEST_POINTS
-from krepes.audit.statistics import benjamini_hochberg, resampled_means
 from krepes.data.source import Source, Subset
 from krepes.data.stream import VIEW_BLOCK, SubsetViews
 from krepes.errors import ConfigError, DataError, KrepesError, KrepesWarning, refuse_wrong_types
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from krepes.auditor import Auditor
 
 QUERIES = 32  # explained samples that training samples are attributed to
+FEWEST_DRAWS = 4  # of a training sample's views, where not all samples can be looked at
 ATTRIBUTED = 10  # training samples that raise, and that lower, each of them
 MOST_GROUPS = 12  # of a categorical column whose groups are listed
 EVALUATED = 2000  # labelled samples
@@ -40,8 +44,11 @@ class AuditPlan:
         automatic_concepts: whether directions are looked for without labels.
         features: columns whose alignment gaps are measured; None: all that can be compared; (): none.
         points: test points of gaps and concept scores, drawn with the seed.
-        attribution: training samples that are attributed to each explained sample: all if there are no more than so
-            many, else whole view blocks of so many drawn with the seed; 0: none. Costs one pass over their views.
+        refits: on random halves of at most 4,096 training samples (more with more than 512 landmarks), whose variance
+            is part of the intervals of gaps and concept scores. 0: intervals of the fit at hand.
+        attribution: pairs of views that are made of training samples to attribute them to each explained sample: up to
+            eight of each sample and at least four, of all samples if there are so many, else of whole view blocks drawn
+            with the seed; 0: no attribution.
     """
 
     concepts: Mapping[str, Any] = field(default_factory=dict)
@@ -49,15 +56,17 @@ class AuditPlan:
     automatic_concepts: bool = True
     features: Sequence[str] | None = None
     points: int = SAMPLES
+    refits: int = REFITS
     attribution: int = 200_000
 
     def __post_init__(self):
-        refuse_wrong_types(self, ("points", "attribution"), ("automatic_concepts",))
+        refuse_wrong_types(self, ("points", "refits", "attribution"), ("automatic_concepts",))
         few = self.points is None or self.points < FEWEST_POINTS
-        if few or self.attribution is None or self.attribution < 0:
+        numbers = (self.attribution, self.refits)
+        if few or any(value is None or value < 0 for value in numbers):
             raise ConfigError(
-                f"AuditPlan: points={self.points}, attribution={self.attribution}; expected at least {FEWEST_POINTS} "
-                "points and no negative number"
+                f"AuditPlan: points={self.points}, refits={self.refits}, attribution={self.attribution}; expected at "
+                f"least {FEWEST_POINTS} points and no negative number"
             )
         if not isinstance(self.concepts, Mapping) or not all(isinstance(name, str) for name in self.concepts):
             raise ConfigError(f"AuditPlan: concepts={self.concepts!r}; expected name ↦ query, ids or sides")
@@ -73,12 +82,17 @@ class AuditPlan:
             ConfigError, DataError: says which.
         """
         for name, asked in self.concepts.items():
+            chosen = []
             for side, wanted in zip(("positive", "negative"), sides(name, asked), strict=True):
                 if wanted is None:
                     continue
-                found = positions(source, wanted, f"the {side} side of concept {name!r}")
-                if len(found) < FEWEST:
-                    raise DataError(f"concept {name!r} has {len(found)} {side} samples; expected at least {FEWEST}")
+                chosen.append(positions(source, wanted, f"the {side} side of concept {name!r}"))
+                if len(chosen[-1]) < FEWEST:
+                    raise DataError(
+                        f"concept {name!r} has {len(chosen[-1])} {side} samples; expected at least {FEWEST}"
+                    )
+            if len(chosen) == 2:
+                refuse_shared(source, chosen[0], chosen[1], name)
         if self.concept_folder is not None:
             if not Path(self.concept_folder).is_dir():
                 raise ConfigError(f"there is no folder {self.concept_folder} of concepts")
@@ -90,15 +104,6 @@ class AuditPlan:
             if table is None:
                 raise ConfigError("features names columns, but the samples have no table")
             features(table, self.features)
-
-
-def sides(name: str, asked: Any) -> tuple[Any, Any]:
-    """The positive and the negative side that a plan names."""
-    if not isinstance(asked, Mapping):
-        return asked, None
-    if not set(asked) <= {"positive", "negative"} or "positive" not in asked:
-        raise ConfigError(f"concept {name!r} has {', '.join(map(str, asked))}; expected positive, and maybe negative")
-    return asked["positive"], asked.get("negative")
 
 
 @dataclass(frozen=True)
@@ -160,13 +165,23 @@ def find(auditor: "Auditor", plan: AuditPlan, explained: Sequence[int], labels: 
         raise DataError(f"labels has shape {labels.shape}; expected ({len(source)},), one class or None per sample")
     seed = auditor.settings.seed
     points = np.sort(np.random.default_rng(seed).permutation(len(source))[: plan.points])
+    with progress.stage("refits") as note:
+        again = refits(auditor, points, plan.refits)
+        note(f"{len(again)} of {plan.refits} on random halves")
+    if len(again) < plan.refits:
+        notes.said.append(f"intervals: {len(again)} of {plan.refits} refits on random halves could be had")
     with progress.stage("concepts"):
-        concepts = notes("concepts", lambda: concept_table(auditor, plan, points, notes))
+        concepts = notes("concepts", lambda: concept_table(auditor, plan, points, again, notes))
     gaps = groups = evaluation = attribution = None
     attributed = 0
     if source.metadata() is not None and (plan.features is None or len(plan.features)):
         with progress.stage("gaps"):
-            gaps, groups = notes("alignment gaps", lambda: gaps_with_draws(auditor, plan)) or (None, None)
+            gaps, groups = notes("alignment gaps", lambda: gaps_with_draws(auditor, plan, points, again)) or (
+                None,
+                None,
+            )
+    if plan.attribution and len(explained) > QUERIES:
+        notes.said.append(f"training samples: attributed to the first {QUERIES} of {len(explained)} explained samples")
     if plan.attribution and len(explained):
         found = notes("training samples", lambda: attribution_table(auditor, plan, list(explained)[:QUERIES]))
         attribution, attributed = found if found is not None else (None, 0)
@@ -176,76 +191,25 @@ def find(auditor: "Auditor", plan: AuditPlan, explained: Sequence[int], labels: 
     return Findings(concepts, gaps, groups, attribution, evaluation, tuple(notes.said), attributed)
 
 
-# --------------------------------------------------------------------- concepts
-
-
-def concept_table(
-    auditor: "Auditor", plan: AuditPlan, points: np.ndarray, notes: Callable[[str, Callable[[], Any]], Any]
-) -> pd.DataFrame | None:
-    """One row per concept: how good it is, how the step pushes the points along it, and its landmarks.
-
-    Columns: concept, origin ("given", "representation", "step"), usable, verdict, accuracy, accuracy_null, p_concept,
-    stability, share, n_positive, n_negative, push, low, high, null_low, null_high, p, q (over usable concepts), n,
-    landmarks, weights, members, direction (h), draws (bootstrap means of the push).
-    """
-    found: list[Direction] = []
-    for name, asked in plan.concepts.items():
-        positive, negative = sides(name, asked)
-        one = notes(f"concept {name!r}", lambda p=positive, n=negative, name=name: auditor.concept(p, n, name))
-        found += [] if one is None else [one]
-    if plan.concept_folder is not None:
-        found += auditor.concepts_from(plan.concept_folder)
-    if plan.automatic_concepts:
-        for space in ("representation", "step"):
-            found += notes(f"automatic concepts ({space})", lambda s=space: auditor.automatic_concepts(s)) or []
-    if not found:
-        return None
-    moved, seed = steps(auditor, Subset(auditor.source_, points)), auditor.settings.seed
-    table = pd.DataFrame([_concept_row(c, moved, seed) for c in found])
-    # of usable concepts: others are not tested, they are left out
-    tested = table["usable"].to_numpy(bool)
-    table["q"] = np.nan
-    table.loc[tested, "q"] = benjamini_hochberg(table.loc[tested, "p"].to_numpy(float))
-    return table
-
-
-def _concept_row(concept: Direction, moved: torch.Tensor, seed: int) -> dict[str, Any]:
-    score = concept.score_of(moved, seed)
-    top = concept.landmarks(10)
-    row: dict[str, Any] = {"concept": concept.name, "origin": "given", "usable": False, "verdict": ""}
-    row |= dict.fromkeys(("accuracy", "accuracy_null", "p_concept", "stability", "share"), float("nan"))
-    row |= {"n_positive": 0, "n_negative": 0, "members": []}
-    if isinstance(concept, Concept):
-        row |= {"accuracy": concept.accuracy, "accuracy_null": float(concept.null.mean()), "p_concept": concept.p,
-                "n_positive": concept.n_positive, "n_negative": concept.n_negative}  # fmt: skip
-    if isinstance(concept, AutomaticConcept):
-        row |= {"origin": concept.space, "p_concept": concept.p, "share": concept.share,
-                "members": list(concept.members)}  # fmt: skip
-    if isinstance(concept, Concept | AutomaticConcept):
-        row |= {"usable": concept.usable, "verdict": concept.verdict, "stability": concept.stability}
-    interval = score.interval
-    return row | {
-        "push": interval.estimate, "low": interval.low, "high": interval.high, "null_low": score.null_low,
-        "null_high": score.null_high, "p": score.p, "n": interval.n, "landmarks": top["landmark"].tolist(),
-        "weights": top["weight"].tolist(), "direction": concept.direction.tolist(),
-        "draws": resampled_means(score.values, seed).astype(np.float32),
-    }  # fmt: skip
-
-
 # -------------------------------------------------------------- alignment gaps
 
 
-def gaps_with_draws(auditor: "Auditor", plan: AuditPlan) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The table of `Auditor.feature_gap` with the bootstrap's draws as a last column, and that of `group_gap`."""
-    source, seed = auditor.source_, auditor.settings.seed
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[: plan.points])
+def gaps_with_draws(
+    auditor: "Auditor", plan: AuditPlan, points: np.ndarray, again: Sequence[Refit]
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The table of `Auditor.feature_gap` with the draws that comparisons need, and that of `group_gap`."""
+    seed, top_k = auditor.settings.seed, min(TOP_K, len(auditor.landmark_ids_) - 1)
     found = features(auditor._raw_table(None), plan.features)
-    tops = auditor._tops(np.isin(np.arange(len(source)), chosen), min(TOP_K, len(auditor.landmark_ids_) - 1))
+    influence = auditor.influence(Subset(auditor.source_, points)).cpu().numpy()
+    tops = Tops.of(points, np.asarray(auditor.fit_.indices), influence, top_k)
+    others = [t for t in (Tops.of_refit(points, one, top_k) for one in again) if t is not None]
     parts = [
-        group_table(one, tops, seed) for one in found if one.kind == "categorical" and len(one.labels) <= MOST_GROUPS
+        group_table(one, tops, others, seed)
+        for one in found
+        if one.kind == "categorical" and len(one.labels) <= MOST_GROUPS
     ]
     groups = pd.concat(parts, ignore_index=True) if parts else None
-    return gap_table(found, tops, seed, keep_draws=True), groups
+    return gap_table(found, tops, others, seed, keep_draws=True), groups
 
 
 # ------------------------------------------------------------ training samples
@@ -256,20 +220,22 @@ def attribution_table(auditor: "Auditor", plan: AuditPlan, explained: list[int])
 
     Returns:
         columns sample, target, effect ("raises", "lowers"), rank, training_sample, position (among the training
-        samples), score; and how many training samples were looked at.
+        samples), score, error (its standard error over draws of the views), reliability (of the sample's scores: the
+        share of their variance that is not such error); and how many training samples were looked at.
     """
     source, (training, views) = auditor.source_, auditor._trained_on(None, None)
-    among = None
-    if len(training) > plan.attribution:
-        among = drawn_blocks(len(training), plan.attribution, auditor.settings.seed)
-    x = source.batch(explained)
     whole = views.views if isinstance(views, SubsetViews) else views
+    streaming = auditor.settings.objective.streaming
+    draws, among = draws_and_samples(len(training), plan.attribution, streaming, auditor.settings.seed)
+    x, asked = source.batch(explained), "local invariance"
     if callable(whole):
-        target = "local invariance"
-        scores = auditor._attributed(x, None, "invariance", among=among)
+        scores, errors = auditor._attributed(x, None, "invariance", among=among, draws=draws)
     else:  # fixed views: none can be drawn of a sample
-        target = "length along itself"
-        scores = auditor._attributed(x, torch.nn.functional.normalize(auditor.transform(x), dim=1), None, among=among)
+        asked = "length along itself"
+        direction = torch.nn.functional.normalize(auditor.transform(x), dim=1)
+        scores, errors = auditor._attributed(x, direction, None, among=among)
+    errors = torch.full_like(scores, torch.nan) if errors is None else errors
+    reliability = (1 - errors.square().mean(1) / scores.var(1).clamp_min(1e-300)).clamp_min(0)
     looked = np.arange(len(training)) if among is None else among
     k = min(ATTRIBUTED, len(looked))
     rows = []
@@ -281,10 +247,22 @@ def attribution_table(auditor: "Auditor", plan: AuditPlan, explained: list[int])
                     break
                 place = int(looked[column])
                 rows.append(
-                    (source.ids[position], target, effect, rank, training.ids[place], place, float(sign * value))
-                )
-    columns = ["sample", "target", "effect", "rank", "training_sample", "position", "score"]
+                    (source.ids[position], asked, effect, rank, training.ids[place], place, float(sign * value),
+                     float(errors[t, column]), float(reliability[t]))
+                )  # fmt: skip
+    columns = ["sample", "target", "effect", "rank", "training_sample", "position", "score", "error", "reliability"]
     return pd.DataFrame(rows, columns=pd.Index(columns)), len(looked)
+
+
+def draws_and_samples(n: int, pairs: int, streaming: bool, seed: int) -> tuple[int, np.ndarray | None]:
+    """Draws of views per training sample, and the samples that are looked at (None: all), within a number of pairs.
+
+    One draw says little of a sample, so that fewer samples are looked at rather than fewer than four draws; a streaming
+    objective sees all of its samples whichever are asked for.
+    """
+    draws = min(DRAWS, max(1 if streaming else FEWEST_DRAWS, pairs // n))
+    size = max(pairs // draws, 1)
+    return draws, None if n <= size else drawn_blocks(n, size, seed)
 
 
 def drawn_blocks(n: int, size: int, seed: int) -> np.ndarray:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from krepes.audit.statistics import bootstrap_mean
-from krepes.errors import DataError
+from krepes.data.source import Subset
+from krepes.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from krepes.audit.concepts import Concept
@@ -27,7 +28,9 @@ class Movement:
     Attributes:
         samples: one row per sample: sample, shift (‖f' − f‖/‖f‖ after alignment), cosine, neighbours (share of its
             ten nearest reference samples that stay).
-        summary: figure, before, after, difference, low, high (95 % paired bootstrap over samples), n.
+        summary: figure, before, after, difference, low, high (95 % paired bootstrap over samples), n. For "shift" and
+            "neighbours that stay", which are themselves about the two audits, the figure stands in `difference`. From
+            20 samples on.
     """
 
     samples: pd.DataFrame
@@ -45,6 +48,9 @@ def movement(
 ) -> Movement:
     """How far samples, concept scores and alignment gaps move from one audit to another.
 
+    Intervals are over samples, of these two audits: what moves because another seed or landmarks were drawn is part of
+    the difference. After a counterfactual compare with the removal of random groups of the same size.
+
     The representation's columns have no meaning of their own: unless both audits share their start Ã₀, f' is turned
     onto f by the orthogonal matrix that fits best on 500 samples of `after`'s training samples.
 
@@ -56,11 +62,17 @@ def movement(
         ids: of the samples; default the source's.
 
     Raises:
-        DataError: fewer than 20 samples where an interval is asked for, or columns without a common table.
+        DataError: fewer than 20 samples for concepts or columns, whose differences need an interval; another number of
+            dimensions; or columns without a common table.
     """
     from krepes.data.source import as_source
 
+    for pair in concepts:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ConfigError("concepts holds a single concept; expected pairs, (before.concept(…), after.concept(…))")
     source = as_source(x)
+    if ids is not None and len(ids) != len(source):
+        raise DataError(f"{len(ids)} ids for {len(source)} samples; expected one each")
     f, g = before.transform(source), after.transform(source)
     if f.shape != g.shape:
         raise DataError(f"the audits have {f.shape[1]} and {g.shape[1]} dimensions; expected as many")
@@ -89,20 +101,23 @@ def movement(
 
 
 def rotation(before: "Auditor", after: "Auditor", f: Tensor, g: Tensor) -> Tensor:
-    """The orthogonal R (h, h) for which ‖gR − f‖ is least; the identity where both share Ã₀ and thus coordinates.
+    """The orthogonal R (h, h) for which ‖gR − f‖ is least; the identity where both share Ã₀ and thus coordinates."""
+    if before.A0_.shape == after.A0_.shape and torch.equal(before.A0_, after.A0_):
+        return torch.eye(f.shape[1], dtype=f.dtype, device=f.device)
+    return procrustes(f, g)
+
+
+def procrustes(f: Tensor, g: Tensor) -> Tensor:
+    """The orthogonal R (h, h) for which ‖gR − f‖ is least, of two representations (k, h) of the same samples.
 
     Source: Schönemann, "A generalized solution of the orthogonal Procrustes problem", 1966.
     """
-    if before.A0_.shape == after.A0_.shape and torch.equal(before.A0_, after.A0_):
-        return torch.eye(f.shape[1], dtype=f.dtype, device=f.device)
     U, _, Vh = torch.linalg.svd(g.T @ f)
     return U @ Vh
 
 
 def reference_samples(auditor: "Auditor"):
     """Seeded samples of an auditor's training samples."""
-    from krepes.data.source import Subset
-
     training, _ = auditor._trained_on(None, None)
     chosen = np.random.default_rng(auditor.settings.seed).permutation(len(training))[:REFERENCE]
     return Subset(training, np.sort(chosen))
@@ -121,22 +136,30 @@ def staying(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def gap_differences(before: "Auditor", after: "Auditor", columns: Sequence[str], seed: int) -> list[tuple]:
-    """Alignment gaps over the same test points in both audits, their paired difference and its interval."""
-    from krepes.audit.feature_gap import SAMPLES, TOP_K, features, gaps_of_points
+    """Alignment gaps over the same test points in both audits, their paired difference and its interval.
 
-    shared = sorted(set(before.source_.ids) & set(after.source_.ids) - set(before.landmark_ids_) - set(
-        after.landmark_ids_))  # fmt: skip
-    chosen = [shared[i] for i in sorted(np.random.default_rng(seed).permutation(len(shared))[:SAMPLES].tolist())]
-    rows = []
-    gaps = []
-    for auditor in (before, after):
-        tops = auditor._tops(chosen, TOP_K)
-        order = {auditor.source_.ids[int(p)]: i for i, p in enumerate(tops.points)}
-        found = features(auditor._raw_table(None), list(columns))
-        gaps.append({f.name: gaps_of_points(f, tops)[[order[i] for i in chosen]] for f in found})
-    for name in columns:
-        rows.append(_paired(f"gap {name}", torch.as_tensor(gaps[0][name]), torch.as_tensor(gaps[1][name]), seed))
-    return rows
+    Columns are measured as `before` measures them: its ranges, its categories.
+    """
+    from krepes.audit.columns import features
+    from krepes.audit.feature_gap import SAMPLES, TOP_K, Gap, Tops
+
+    found = features(before._raw_table(None), list(columns))
+    place = {name: i for i, name in enumerate(before.source_.ids)}
+    landmarks = [[place.get(name, -1) for name in auditor.landmark_ids_] for auditor in (before, after)]
+    if any(-1 in positions for positions in landmarks):
+        raise DataError(
+            "columns are compared in the table of the first audit, which does not hold the other's landmarks"
+        )
+    marks = set(landmarks[0]) | set(landmarks[1])
+    shared = [i for name in after.source_.ids if (i := place.get(name)) is not None and i not in marks]
+    chosen = np.sort(np.random.default_rng(seed).permutation(shared)[:SAMPLES])
+    x, gaps = Subset(before.source_, chosen), []
+    for auditor, positions in zip((before, after), landmarks, strict=True):
+        tops = Tops.of(chosen, np.array(positions), auditor.influence(x).cpu().numpy(), TOP_K)
+        gaps.append({one.name: Gap.of(one, tops).each for one in found})
+    return [
+        _paired(f"gap {name}", torch.as_tensor(gaps[0][name]), torch.as_tensor(gaps[1][name]), seed) for name in columns
+    ]
 
 
 def _paired(name: str, one: Tensor, other: Tensor, seed: int) -> tuple:

@@ -5,8 +5,9 @@ with the data; the audit is refitted on that subset, too, where it saw more.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,26 +29,27 @@ from krepes.work import Work
 TRAINING = 4096  # samples of a refit
 POINTS = 256  # samples whose top landmarks are compared
 TOP_K = 10
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
 class Stability:
-    """What the refits showed.
+    """What the refits showed; a figure is the reason, in words, where it could not be had.
 
     Attributes:
-        jaccard: mean overlap of the ten most influential landmarks with those of another seed of views and directions.
+        jaccard: mean overlap of the ten (at most a quarter) most influential landmarks with those of another seed of
+            views and directions.
         chance: what random sets of ten would overlap.
-        random_landmarks: representations (t, h) of the samples by as many uniformly drawn landmarks; None if these do
-            not span h dimensions.
+        random_landmarks: representations (t, h) of the samples by as many uniformly drawn landmarks.
         randomised: mean rank correlation over landmarks between influences of the audit and of the same network with
-            its weights shuffled; NaN where such a network has no kernel.
+            its weights shuffled.
         samples: training samples of a refit.
     """
 
-    jaccard: float
+    jaccard: float | str
     chance: float
-    random_landmarks: Tensor | None
-    randomised: float
+    random_landmarks: Tensor | str
+    randomised: float | str
     samples: int
 
 
@@ -64,12 +66,8 @@ class Refitter:
     @classmethod
     def of(cls, fit: Fit, settings: Settings, encoder: FrozenEncoder, source: Source, views: Views) -> "Refitter":
         """On a seeded subset, with λ as it was found."""
-        newton, outcome = settings.newton, fit.step.outcome
-        backtrack = newton.line_search or newton.damping == "auto"
-        newton = replace(newton, damping=outcome.relative_damping, relative=True, line_search=backtrack)
         chosen = np.sort(np.random.default_rng(settings.seed).permutation(len(source))[:TRAINING])
-        part = Subset(source, chosen)
-        return cls(fit, replace(settings, newton=newton), encoder, part, views_of(views, chosen))
+        return cls(fit, held(fit, settings), encoder, Subset(source, chosen), views_of(views, chosen))
 
     def rows(self, encoder: FrozenEncoder, landmarks: Tensor, settings: Settings) -> KernelRows:
         """The kernel of this encoder on these landmarks."""
@@ -90,6 +88,14 @@ class Refitter:
         stream = Stream(self.source, self.views, rows, nystrom, settings, memory, Work())
         _, step = take_step(stream, Progress())
         return nystrom.dual(nystrom.B0), nystrom.dual(step.dB)
+
+
+def held(fit: Fit, settings: Settings) -> Settings:
+    """The settings with λ as it was found."""
+    newton, outcome = settings.newton, fit.step.outcome
+    backtrack = newton.line_search or newton.damping == "auto"
+    newton = replace(newton, damping=outcome.relative_damping, relative=True, line_search=backtrack)
+    return replace(settings, newton=newton)
 
 
 def views_of(views: Views, chosen: np.ndarray) -> Views:
@@ -115,49 +121,73 @@ def stability(
     kernel = settings.kernel
     other = replace(again.settings, seed=settings.seed + 1, kernel=replace(kernel, seed=kernel.seed + 1))
     points, landmarks = x[:POINTS], fit.rows.landmarks
-    seeds = []
-    for which in (again.settings, other):
+
+    def influences(which: Settings) -> Tensor:
         same = which is again.settings or (kernel.sketch is None and kernel.project is None)
         drawn = fit.rows if same else again.rows(encoder, landmarks, which)
         dA = fit.dA if len(source) <= TRAINING and which is again.settings else again.step(drawn, which)[1]
-        seeds.append(influence_of(drawn, dA, points))
-    m = len(landmarks)
-    k = min(TOP_K, m)
+        return influence_of(drawn, dA, points)
+
+    mine, theirs = (attempted(lambda which=which: influences(which)) for which in (again.settings, other))
+    k = min(TOP_K, max(1, len(landmarks) // 4))  # more of them would agree by chance
+    if isinstance(mine, str):
+        overlap = randomised = f"the refit of the same settings failed: {mine}"
+    else:
+        overlap = theirs if isinstance(theirs, str) else jaccard(mine, theirs, k)
+        randomised = shuffled_weights(again, mine, points)
     return Stability(
-        jaccard(seeds[0], seeds[1], k), chance(k, m), uniform_landmarks(again, x),
-        shuffled_weights(again, seeds[0], points), len(again.source),
+        overlap, chance(k, len(landmarks)), uniform_landmarks(again, x), randomised, len(again.source)
     )  # fmt: skip
 
 
-def uniform_landmarks(again: Refitter, x: Tensor) -> Tensor | None:
-    """f (t, h) of the samples by as many landmarks drawn uniformly."""
+def attempted(make: Callable[[], Found]) -> Found | str:
+    """What a refit gives, or why there is none: shuffled weights overflow or collapse, landmarks do not span f."""
+    try:
+        return make()
+    except (EncoderError, LandmarkError, NonFiniteError) as error:
+        return str(error)
+
+
+def uniform_landmarks(again: Refitter, x: Tensor) -> Tensor | str:
+    """f (t, h) of the samples by as many landmarks drawn uniformly, or why there is none."""
     m = min(len(again.fit.rows.landmarks), len(again.source))
     chosen = np.random.default_rng(again.settings.seed + 1).permutation(len(again.source))[:m]
-    try:
+
+    def represented() -> Tensor:
         rows = again.rows(again.encoder, read(again.source, chosen.tolist()), again.settings)
         A0, dA = again.step(rows, again.settings)
-    except LandmarkError:
-        return None
-    return torch.cat([rows(part)[0].double() for part in x.split(POINTS)]) @ (A0 + dA)
+        return torch.cat([rows(part)[0].double() for part in x.split(POINTS)]) @ (A0 + dA)
+
+    return attempted(represented)
 
 
-def shuffled_weights(again: Refitter, scores: Tensor, x: Tensor) -> float:
-    """Mean Spearman correlation of influences (t, m) with those of the network with shuffled weights."""
-    from scipy.stats import rankdata
+def shuffled_weights(again: Refitter, scores: Tensor, x: Tensor) -> float | str:
+    """Mean Spearman correlation of influences (t, m) with those of the network with shuffled weights, or why none."""
 
-    try:
+    def influences() -> Tensor:
         encoder = FrozenEncoder(
             shuffled(again.encoder.module, again.settings.seed), again.settings.kernel.params, again.encoder.device,
             again.encoder.dtype,
         )  # fmt: skip
         rows = again.rows(encoder, again.fit.rows.landmarks, again.settings)
-        theirs = influence_of(rows, again.step(rows, again.settings)[1], x)
-    except (EncoderError, LandmarkError, NonFiniteError):
-        return float("nan")  # shuffled weights may overflow, or collapse
-    ranks = [rankdata(s.cpu().numpy(), axis=1) for s in (scores, theirs)]
-    a, b = (r - r.mean(1, keepdims=True) for r in ranks)
-    norm = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(((a * b).sum(1) / np.where(norm > 0, norm, 1)).mean())
+        return influence_of(rows, again.step(rows, again.settings)[1], x)
+
+    theirs = attempted(influences)
+    return f"with shuffled weights, {theirs}" if isinstance(theirs, str) else rank_correlation(scores, theirs)
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float | str:
+    """Mean over rows of Spearman's correlation of influences (t, m), or why there is none."""
+    from scipy.stats import rankdata
+
+    if not (a.isfinite().all() and b.isfinite().all()):
+        return "influences are not finite"
+    ranks = [rankdata(s.cpu().numpy(), axis=1) for s in (a, b)]
+    one, other = (r - r.mean(1, keepdims=True) for r in ranks)
+    norm = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    if not (norm > 0).any():
+        return "all landmarks have the same influence: there is no order to compare"
+    return float(((one * other).sum(1)[norm > 0] / norm[norm > 0]).mean())
 
 
 def shuffled(module: nn.Module, seed: int) -> nn.Module:

@@ -1,5 +1,6 @@
 """Intervals, permutation p values and the false discovery rate: what every audited figure is signed with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +9,12 @@ from krepes.errors import DataError
 
 DRAWS = 1000  # bootstrap resamples
 FEWEST = 20  # values below which an interval is refused
+FEWEST_REFITS = 3  # refits below which their variance says nothing
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with a percentile-bootstrap interval.
+    """An estimate with its interval.
 
     Attributes:
         estimate, low, high: in the units of the values.
@@ -35,6 +37,42 @@ def bootstrap_mean(values: np.ndarray, seed: int, level: float = 0.95, draws: in
     means = resampled_means(values, seed, draws)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high), len(values))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One independent part of an estimate's variance, and the degrees of freedom that it was estimated with."""
+
+    variance: float
+    freedom: int
+
+
+def over_points(values: np.ndarray) -> Part:
+    """Variance of the mean of independent values (n,)."""
+    return Part(float(values.var(ddof=1)) / len(values), len(values) - 1)
+
+
+def over_refits(values: np.ndarray) -> Part:
+    """Variance of a figure over refits (R,); none where there are fewer than three: then it is the fit's at hand."""
+    return Part(float(np.var(values, ddof=1)), len(values) - 1) if len(values) >= FEWEST_REFITS else Part(0.0, 1)
+
+
+def interval_of(estimate: float, parts: Sequence[Part], n: int, level: float = 0.95) -> Interval:
+    """estimate ± t·√(Σ variances), t with Satterthwaite's degrees of freedom.
+
+    Args:
+        n: number of values, for the table.
+
+    Source: Satterthwaite, "An approximate distribution of estimates of variance components", 1946.
+    """
+    from scipy.stats import t as student
+
+    total = sum(part.variance for part in parts)
+    half = 0.0
+    if total > 0:
+        freedom = total**2 / sum(part.variance**2 / part.freedom for part in parts)
+        half = float(student.ppf((1 + level) / 2, freedom)) * total**0.5
+    return Interval(float(estimate), float(estimate) - half, float(estimate) + half, n)
 
 
 def resampled_means(values: np.ndarray, seed: int, draws: int = DRAWS) -> np.ndarray:
@@ -73,8 +111,13 @@ def permutation_p(observed: float, null: np.ndarray, two_sided: bool = True) -> 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     """q values: the smallest false discovery rate at which each hypothesis is rejected, in the order of p (k,).
 
+    NaN stays NaN and counts as no hypothesis.
+
     Source: Benjamini and Hochberg, 1995; by `scipy.stats.false_discovery_control`.
     """
     from scipy.stats import false_discovery_control
 
-    return false_discovery_control(p) if len(p) else np.asarray(p)
+    q, known = np.full(len(p), np.nan), np.isfinite(p)
+    if known.any():
+        q[known] = false_discovery_control(p[known])
+    return q

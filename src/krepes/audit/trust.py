@@ -18,6 +18,7 @@ from krepes.solver import Status
 
 SAMPLE = 2048  # samples on which the figures are estimated
 COLOURS = ("green", "amber", "red")
+FEWEST_FITTED = 8  # samples that fidelity's linear map is fitted on, below which there is none
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def assess(
                     outcome.status.value),
         make("fidelity", found, None,
              "R²: variance of the network's embedding that a linear map of the kernel representation predicts on "
-             "held-out samples."),
+             "held-out samples.", missing="red"),
         make("nystrom error", error, None, "Share of the kernel's trace that the landmarks leave out."),
         make("rank", nystrom.rank / nystrom.h, f"{nystrom.rank} for {nystrom.h} dimensions",
              "Kernel dimensions that the landmarks span, per dimension of the representation: at 1 the step has no "
@@ -156,39 +157,64 @@ def assess(
         ))  # fmt: skip
     if trust.refits and outcome.step_length > 0 and math.isfinite(outcome.relative_damping):
         figures += _refit_figures(make, stability(fit, settings, encoder, training, views, samples), found, z)
+    return judged(figures)
+
+
+def judged(figures: list[TrustFigure]) -> TrustGate:
+    """The worst verdict, and which figures gave it."""
     worst = max((f.verdict for f in figures), key=COLOURS.index)
-    bad = [f.name for f in figures if f.verdict == worst]
-    sentence = {
-        "green": "All figures are within their thresholds.",
-        "amber": f"Read with care: {', '.join(bad)} outside the comfortable range.",
-        "red": f"Do not rely on this explanation: {', '.join(bad)} failed.",
-    }[worst]
-    return TrustGate(worst, sentence, figures)
+    bad = ", ".join(f.name for f in figures if f.verdict == worst and f.value is not None)
+    unknown = ", ".join(f.name for f in figures if f.verdict == worst and f.value is None)
+    if worst == "green":
+        return TrustGate(worst, "All figures are within their thresholds.", figures)
+    said = [f"{bad} {'failed' if worst == 'red' else 'outside the comfortable range'}"] if bad else []
+    said += [f"{unknown} could not be computed"] if unknown else []
+    start = "Do not rely on this explanation" if worst == "red" else "Read with care"
+    return TrustGate(worst, f"{start}: {'; '.join(said)}.", figures)
 
 
-def _refit_figures(make: "_Figures", seen: Stability, found: float, z: np.ndarray) -> list[TrustFigure]:
+def _refit_figures(make: "_Figures", seen: Stability, found: float | str, z: np.ndarray) -> list[TrustFigure]:
     """What refits with another seed, random landmarks and shuffled weights say."""
-    by_random = math.nan if seen.random_landmarks is None else fidelity(seen.random_landmarks, z)
-    spanned = math.isfinite(by_random)
+    overlap, randomised = seen.jaccard, seen.randomised
+    gain, both = beyond_random(seen.random_landmarks, found, z)
     return [
-        make("seed stability", seen.jaccard, f"Jaccard {seen.jaccard:.2f} (chance {seen.chance:.2f})",
+        make("seed stability", overlap,
+             None if isinstance(overlap, str) else f"Jaccard {overlap:.2f} (chance {seen.chance:.2f})",
              "Overlap of the ten most influential landmarks of a sample with those of another seed of the views (and "
              "of a sketch's directions), the landmarks held."),
-        make("random landmarks", found - by_random if spanned else math.inf,
-             f"fidelity {found:.3g} against {by_random:.3g}" if spanned else "random ones do not span f",
+        make("random landmarks", gain, both,
              "Fidelity less that of as many landmarks drawn at random: below 0, choosing them did harm."),
-        make("randomised weights", seen.randomised if math.isfinite(seen.randomised) else 0.0,
-             f"rank correlation {seen.randomised:.2f}" if math.isfinite(seen.randomised) else "no kernel left",
+        make("randomised weights", randomised,
+             None if isinstance(randomised, str) else f"rank correlation {randomised:.2f}",
              "Rank correlation of influences with those of the same network with shuffled weights: near 1, the "
              "ranking is not about what the network learned."),
     ]  # fmt: skip
 
 
-def fidelity(f: torch.Tensor, z: np.ndarray) -> float:
-    """R² on held-out samples of z (t, d) predicted linearly from f (t, h); variance-weighted over outputs."""
+def beyond_random(f: torch.Tensor | str, found: float | str, z: np.ndarray) -> tuple[float | str, str | None]:
+    """The fidelity less that of random landmarks and both in words, or why they cannot be compared."""
+    if isinstance(f, str):
+        return f"random landmarks give no representation: {f}", None
+    if isinstance(found, str):
+        return f"there is no fidelity to compare: {found}", None
+    by_random = fidelity(f, z)
+    if isinstance(by_random, str):
+        return f"random landmarks have no fidelity: {by_random}", None
+    return found - by_random, f"fidelity {found:.3g} against {by_random:.3g}"
+
+
+def fidelity(f: torch.Tensor, z: np.ndarray) -> float | str:
+    """R² on held-out samples of z (t, d) predicted linearly from f (t, h), or why there is none.
+
+    Variance-weighted over outputs.
+    """
     parts = fidelity_parts(f.double().cpu().numpy(), z)
-    if parts is None or parts[1].sum() <= 0:
-        return math.nan
+    if len(f) < 2 * FEWEST_FITTED:
+        return f"{len(f)} samples; expected at least {2 * FEWEST_FITTED}, half of them held out"
+    if parts is None:
+        return "the kernel representation is not finite"
+    if parts[1].sum() <= 0:
+        return "the network's embedding is the same for all held-out samples"
     return float(1 - parts[0].sum() / parts[1].sum())
 
 
@@ -200,7 +226,7 @@ def fidelity_parts(f: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray
     from sklearn.linear_model import RidgeCV  # takes half a second to import, and only this function needs it
 
     half = len(f) // 2
-    if half < 8 or not np.isfinite(f).all():
+    if half < FEWEST_FITTED or not np.isfinite(f).all():
         return None
     scale = f[:half].std(0) + 1e-12 * np.abs(f[:half]).max() + 1e-300
     model = RidgeCV(alphas=np.logspace(-6, 3, 10)).fit(f[:half] / scale, z[:half])
@@ -219,11 +245,20 @@ class _Figures:
 
     trust: Trust
 
-    def __call__(self, name: str, value: float, display: str | None, meaning: str) -> TrustFigure:
-        """Green up to the first limit, amber up to the second, red beyond or where the value is not a number."""
+    def __call__(
+        self, name: str, value: float | str, display: str | None, meaning: str, missing: str = "amber"
+    ) -> TrustFigure:
+        """Green up to the first limit, amber up to the second, red beyond or where the value is not a number.
+
+        A value that could not be had is the reason, in words: never green, `missing` is its verdict.
+        """
         key = name.replace(" ", "_")
         limits, at_most = getattr(self.trust, key, (0.0, 0.0)), key in AT_MOST
         strict = key == "loss_decrease"  # a step that changes nothing explains nothing
+        sign = "≤" if at_most else ">" if strict else "≥"
+        label, threshold = LABELS.get(key, name), f"{sign} {limits[0]:g}"
+        if isinstance(value, str):
+            return TrustFigure(label, None, f"not computed: {value}", threshold, missing, meaning)
 
         def within(limit: float) -> bool:
             good = value <= limit if at_most else value >= limit
@@ -231,8 +266,7 @@ class _Figures:
 
         verdict = "green" if within(limits[0]) else "amber" if within(limits[1]) else "red"
         shown = display or ("–" if not math.isfinite(value) else f"{value:.3g}")
-        sign = "≤" if at_most else ">" if strict else "≥"
-        return TrustFigure(LABELS.get(key, name), _finite(value), shown, f"{sign} {limits[0]:g}", verdict, meaning)
+        return TrustFigure(label, _finite(value), shown, threshold, verdict, meaning)
 
 
 LABELS = {"fidelity": "fidelity R²", "nystrom_error": "Nyström error"}

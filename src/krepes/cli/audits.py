@@ -1,11 +1,13 @@
 """Verbs that make a run: demo, audit, inspect."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from krepes.cli.checkpoints import AllowPickle, inspect_file, is_configuration, print_account
 from krepes.cli.console import Overwrite, Quiet, command_line, errors_in_words, progress, terminal
+from krepes.terminal import say
 
 
 def demo(
@@ -27,7 +29,7 @@ def demo(
         report = run_audit(
             auditor, source, embedded.VIEWS, output, describe_settings(auditor.settings), console,
             title="Barlow Twins on handwritten digits", command=command_line(), overwrite=overwrite,
-            extra=embedded.RECIPE,
+            extra=embedded.RECIPE, plan=embedded.PLAN,
         )  # fmt: skip
         if auditor._fit is not None:
             summarise(auditor, output, console)
@@ -43,23 +45,24 @@ def audit(
 ) -> None:
     """Audit an encoder as a configuration file says."""
     with errors_in_words():
-        from krepes.config import build_auditor, build_data, build_encoder, build_plan, build_views, read_config
+        from krepes.config import build_auditor, build_data, build_plan, build_views, read_config, with_recipe
         from krepes.run import run_audit, summarise
 
         console = terminal(quiet)
-        settings = read_config(config, set_ or [])
         folder = config.resolve().parent
-        network = build_encoder(settings.encoder, folder)
+        settings = with_recipe(read_config(config, set_ or []), folder)
+        assert settings.views is not None
+        network, told = loaded_encoder(settings, folder, console)
         source, labels = build_data(settings.data, folder)
         auditor = build_auditor(settings, network, progress(console, quiet))
         target = output or Path(settings.output)
-        console.print(f"{settings.title}: {len(source):,} samples from {config}", highlight=False, markup=False)
+        say(console, f"{settings.title}: {len(source):,} samples from {config}")
         plain = settings.model_dump(mode="json", by_alias=True)
         report = run_audit(
             auditor, source, build_views(settings.views, source), target, plain, console,
             title=settings.title, command=command_line(), explain=settings.report.explain,
             top_k=settings.report.top_k, overwrite=overwrite,
-            extra={"encoder": plain["encoder"], "config_folder": str(folder)},
+            extra={"encoder": plain["encoder"], "config_folder": str(folder), **told},
             plan=build_plan(settings, folder), labels=labels if settings.audit.evaluate else None,
         )  # fmt: skip
         if auditor._fit is not None:
@@ -67,21 +70,43 @@ def audit(
         console.print(f"run folder: {target}\nreport:     {report}", highlight=False, soft_wrap=True, markup=False)
 
 
+def loaded_encoder(settings: Any, folder: Path, console: Any) -> tuple[Any, dict[str, Any]]:
+    """The network, and what the manifest keeps of how it was loaded; a recipe's account is printed."""
+    from krepes.config import build_encoder
+    from krepes.config.encoder import load_recipe
+
+    if settings.encoder.recipe is None:
+        return build_encoder(settings.encoder, folder), {}
+    loaded = load_recipe(settings.encoder, folder)
+    print_account(loaded, console)
+    inside = loaded.module.normalise
+    return loaded.module, {
+        "space": loaded.space,
+        "note": loaded.note,
+        "account": list(loaded.account.lines()),
+        "normalisation": "none" if inside is None else repr(inside),
+    }
+
+
 def inspect(
-    config: Annotated[Path, typer.Argument(help="A YAML configuration file.")],
+    config: Annotated[Path, typer.Argument(help="A checkpoint file or folder, or a YAML configuration file.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting, key.sub=value.")] = None,
-    rows: Annotated[int, typer.Option(help="Rows of the kernel's plan to show.")] = 30,
+    rows: Annotated[int, typer.Option(help="Rows of the kernel's plan, or of the checkpoint's tree, to show.")] = 30,
+    allow_pickle: AllowPickle = False,
 ) -> None:
-    """Show how the kernel would be computed, and in how much memory, without computing it."""
+    """Show what a checkpoint holds; or how a configuration's kernel would be computed, and in how much memory."""
     with errors_in_words():
+        if not is_configuration(config):
+            inspect_file(config, terminal(), allow_pickle, rows)
+            return
         from rich.table import Table
 
-        from krepes.config import build_auditor, build_encoder, build_source, read_config
+        from krepes.config import build_auditor, build_encoder, build_source, read_config, with_recipe
         from krepes.engine import in_words
 
         console = terminal()
-        settings = read_config(config, set_ or [])
         folder = config.resolve().parent
+        settings = with_recipe(read_config(config, set_ or []), folder)
         source = build_source(settings.data, folder)
         auditor = build_auditor(settings, build_encoder(settings.encoder, folder), progress(console, True))
         plan, memory = auditor.inspect(source)

@@ -7,13 +7,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from krepes.terminal import visible
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace a run that stands in the output folder.")]
 
 
 def terminal(quiet: bool = False) -> Console:
     """The console of standard output; wide enough for tables where that is no terminal."""
-    return Console(quiet=quiet, width=None if sys.stdout.isatty() else 160)
+    return Console(quiet=quiet, width=None if sys.stdout.isatty() else 160, emoji=False)
 
 
 def command_line() -> str:
@@ -28,6 +30,13 @@ def progress(console: Console, quiet: bool):
     return Progress(None if quiet else console)
 
 
+def _aloud(message: str, style: str) -> None:
+    """A message on standard error; names of the data stand in it, and may hold anything."""
+    Console(stderr=True, emoji=False).print(
+        visible(message, keep="\n"), style=style, soft_wrap=True, markup=False, highlight=False
+    )
+
+
 class errors_in_words:  # noqa: N801  used like a function
     """krepes' own errors and Ctrl-C as one message; everything else keeps its traceback, since it is a bug."""
 
@@ -40,15 +49,13 @@ class errors_in_words:  # noqa: N801  used like a function
         from krepes.errors import KrepesWarning
 
         warnings.simplefilter("always", KrepesWarning)
-        warnings.showwarning = lambda message, *_args, **_kw: Console(stderr=True).print(
-            f"warning: {message}", style="yellow", soft_wrap=True, markup=False
-        )
+        warnings.showwarning = lambda message, *_args, **_kw: _aloud(f"warning: {message}", "yellow")
 
     def __exit__(self, kind, error, traceback) -> None:
         from krepes.errors import KrepesError
 
         if isinstance(error, KrepesError):
-            Console(stderr=True).print(f"error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+            _aloud(f"error: {error}", "red")
             raise typer.Exit(self.code)
         if isinstance(error, KeyboardInterrupt):
             Console(stderr=True).print("interrupted; the run folder is valid, run the same command again")

@@ -1,5 +1,7 @@
 """Verbs that read finished runs: check, compare."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -20,19 +22,46 @@ def check(
     """Check a run against limits: exit code 0 if it keeps them, 1 if not, 2 if that cannot be told."""
     with errors_in_words(code=2):
         from krepes import gate
+        from krepes.terminal import say
 
-        checks = gate.check(run, _limits(max_gap or []), min_tau, trust, strict)
+        with _damage_in_words(run):
+            checks = gate.check(run, _limits(max_gap or []), min_tau, trust, strict)
         console = terminal()
         for one in checks:
             interval = "" if one.low != one.low else f" [{one.low:+.3f}, {one.high:+.3f}]"
             value = "" if one.value != one.value else f" {one.value:+.3f}{interval}"
             remark = f" ({one.remark})" if one.remark else ""
-            console.print(
-                f"{'pass' if one.passed else 'FAIL'}  {one.name}{value}, limit {one.limit}{remark}",
-                style="green" if one.passed else "bold red", highlight=False, soft_wrap=True, markup=False,
-            )  # fmt: skip
+            say(console, f"{'pass' if one.passed else 'FAIL'}  {one.name}{value}, limit {one.limit}{remark}",
+                "green" if one.passed else "bold red")  # fmt: skip
         if not all(one.passed for one in checks):
             raise typer.Exit(1)
+
+
+@contextmanager
+def _damage_in_words(*runs: Path) -> Iterator[None]:
+    """What reading a damaged run's files raises, of whatever kind, as a RunFolderError that names the folder."""
+    from pyarrow import ArrowException
+
+    from krepes.errors import KrepesError, RunFolderError
+
+    try:
+        yield
+    except KrepesError:
+        raise
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        OSError,
+        ArrowException,
+    ) as error:
+        raise RunFolderError(
+            f"a file in {' or '.join(map(str, runs))} lacks or misstates what is needed "
+            f"({type(error).__name__}: {error}); run the audit again"
+        ) from error
 
 
 def _limits(given: list[str]) -> dict[str, float]:
@@ -42,6 +71,8 @@ def _limits(given: list[str]) -> dict[str, float]:
     found = {}
     for text in given:
         name, separator, limit = text.rpartition("=")
+        if name in found:
+            raise ConfigError(f"--max-gap names column {name!r} twice: {found[name]:g} and {limit}; give one limit")
         try:
             found[name] = float(limit)
         except ValueError:
@@ -55,23 +86,24 @@ def compare(
     run_a: Annotated[Path, typer.Argument(help="A run folder.")],
     run_b: Annotated[Path, typer.Argument(help="Another one.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write everything as JSON, too.")] = None,
-    rows: Annotated[int, typer.Option(help="Landmarks to show.")] = 10,
+    rows: Annotated[int, typer.Option(help="Landmarks to show.", min=0)] = 10,
 ) -> None:
     """Compare two runs: landmarks gained and lost, gaps and concepts with intervals of their differences."""
     with errors_in_words():
         from krepes.comparison import compare as compared
         from krepes.files import write_json
+        from krepes.terminal import say
 
-        found = compared(run_a, run_b)
+        with _damage_in_words(run_a, run_b):
+            found = compared(run_a, run_b)
         console = terminal()
-        console.print(f"A: {run_a}\nB: {run_b}", highlight=False, soft_wrap=True, markup=False)
-        for note in found.notes:
-            console.print(note, highlight=False, soft_wrap=True, markup=False)
+        for line in (f"A: {run_a}", f"B: {run_b}", *found.notes):
+            say(console, line)
         lost, gained = ((found.landmarks["change"] == c).sum() for c in ("lost", "gained"))
-        console.print(f"landmarks: {found.kept} in both, {lost} lost, {gained} gained", highlight=False)
+        say(console, f"landmarks: {found.kept} in both, {lost} lost, {gained} gained")
         for row in found.landmarks.head(rows).to_dict("records"):
             sign = "+" if row["change"] == "gained" else "−"
-            console.print(f"  {sign} {row['landmark']}  mean influence {row['mean_influence']:.3g}", markup=False)
+            say(console, f"  {sign} {row['landmark']}  {row['share']:.1%} of the influence")
         for title, name, table in (("alignment gaps", "name", found.gaps), ("concepts (push)", "name", found.concepts),
                                    ("figures", "figure", found.figures)):  # fmt: skip
             if len(table):
@@ -82,8 +114,10 @@ def compare(
 
 def _side_by_side(title: str, name: str, table):
     """Columns a, b, difference [low, high]."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
+
+    from krepes.terminal import visible
 
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
     shown.add_column("")
@@ -91,7 +125,6 @@ def _side_by_side(title: str, name: str, table):
         shown.add_column(column, justify="right")
     for row in table.to_dict("records"):
         interval = "" if row["low"] != row["low"] else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
-        shown.add_row(
-            escape(str(row[name])), f"{row['a']:.3f}", f"{row['b']:.3f}", f"{row['difference']:+.3f}", escape(interval)
-        )
+        cells = (visible(row[name]), f"{row['a']:.3f}", f"{row['b']:.3f}", f"{row['difference']:+.3f}", interval)
+        shown.add_row(*map(Text, cells))
     return shown

@@ -1,6 +1,6 @@
 """The configuration file: validated settings, and the objects that they stand for."""
 
-from krepes.config.audit import Config, build_auditor, build_plan, read_config
+from krepes.config.audit import Config, build_auditor, build_plan, read_config, with_recipe
 from krepes.config.data import DataConfig, build_data, build_source
 from krepes.config.encoder import EncoderConfig, build_encoder
 from krepes.config.views import ViewsConfig, build_views
@@ -17,4 +17,5 @@ __all__ = [
     "build_source",
     "build_views",
     "read_config",
+    "with_recipe",
 ]

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from pydantic import Field, ValidationError
 from torch import nn
 
@@ -12,10 +11,13 @@ from krepes import objectives
 from krepes.audit.findings import AuditPlan
 from krepes.audit.trust import Trust
 from krepes.auditor import Auditor
-from krepes.config.data import DataConfig
-from krepes.config.encoder import EncoderConfig
-from krepes.config.reading import Section, load_yaml, put, resolve
-from krepes.config.views import ViewsConfig
+from krepes.config.data import DataConfig, PreprocessConfig
+from krepes.config.encoder import EncoderConfig, recipe_path, recipe_settings
+from krepes.config.reading import Section, in_words, read_settings, resolve
+from krepes.config.views import ViewsConfig, refuse_import_paths
+from krepes.encoders.presets import completed
+from krepes.encoders.recipe import Preprocess, Recipe
+from krepes.encoders.settling import told_beside
 from krepes.engine import Engine
 from krepes.errors import ConfigError
 from krepes.kernel.ntk import NTK
@@ -61,6 +63,7 @@ class AuditConfig(Section):
     automatic_concepts: bool = True
     features: list[str] | None = None
     points: int = Field(default=1000, ge=20)
+    refits: int = Field(default=10, ge=0)
     attribution: int = Field(default=200_000, ge=0)
     evaluate: bool = True
 
@@ -74,13 +77,13 @@ class EngineConfig(Section):
 
 
 class Config(Section):
-    """One audit."""
+    """One audit. What a recipe says of objective, views and preprocessing need not be said again."""
 
     title: str = "Audit of a self-supervised encoder"
     encoder: EncoderConfig
     data: DataConfig
-    views: ViewsConfig
-    objective: dict[str, Any]
+    views: ViewsConfig | None = None
+    objective: dict[str, Any] | None = None
     kernel: dict[str, Any] = Field(default_factory=dict)
     landmarks: LandmarksConfig = LandmarksConfig()
     newton: dict[str, Any] = Field(default_factory=dict)
@@ -103,29 +106,93 @@ def read_config(path: Path, overrides: list[str] = ()) -> Config:  # pyright: ig
         overrides: dotted keys with YAML values.
 
     Raises:
-        ConfigError: no such file, no YAML, an unknown key or a wrong value; names the key.
+        ConfigError: no such file, no YAML, an unknown, repeated or wrong value; names the key, its line and column.
     """
-    if not path.is_file():
-        raise ConfigError(f"there is no configuration file {path}")
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds {type(content).__name__}; expected settings (key: value)")
-    for override in overrides:
-        key, separator, value = override.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {override}: expected key=value, such as landmarks.m=500")
-        try:
-            put(content, key.split("."), load_yaml(value))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
-    try:
-        return Config.model_validate(content)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})" for e in error.errors()]
-        raise ConfigError(f"{path}:\n" + "\n".join(lines)) from error
+    return read_settings(path, Config, overrides, "landmarks.m=500")
+
+
+def with_recipe(config: Config, folder: Path) -> Config:
+    """The configuration with objective, views and preprocessing from the encoder's recipe where it says none itself.
+
+    Raises:
+        ConfigError: the recipe is wrong, contradicts `data.preprocess`, or names views by an import path; or objective
+            or views are in neither.
+    """
+    if config.encoder.recipe is not None:
+        place = recipe_path(config.encoder, folder)
+        told = recipe_settings(config.encoder, folder)
+        preprocess = prepared(config.data, recipe_preprocess(config.encoder, folder), told.pop("preprocess", {}), place)
+        if preprocess is not config.data.preprocess:
+            data = config.data.model_copy(update={"preprocess": preprocess})
+            config = config.model_copy(update={"data": data})
+        missing = {k: v for k, v in told.items() if getattr(config, k) is None}
+        if "views" in missing:
+            refuse_import_paths(missing["views"], place)
+        if missing:
+            plain = config.model_dump(by_alias=True, exclude_unset=True) | missing
+            try:
+                config = Config.model_validate(plain)
+            except ValidationError as error:
+                raise ConfigError(f"{place}:\n" + "\n".join(f"  {in_words(e)}" for e in error.errors())) from error
+    for name, example in (("objective", "{name: vicreg}"), ("views", "{name: gaussian, std: 0.1}")):
+        if getattr(config, name) is None:
+            raise ConfigError(f"{name} is missing, such as {example}; neither the configuration nor a recipe says it")
+    return config
+
+
+def recipe_preprocess(config: EncoderConfig, folder: Path) -> Preprocess | None:
+    """What the recipe says of the images' preparation, with its preset's."""
+    path = recipe_path(config, folder)
+    return completed(told_beside(Recipe.load(path), path.parent)).preprocess
+
+
+def prepared(data: DataConfig, recipe: Preprocess | None, told: dict[str, Any], place: Path) -> PreprocessConfig | None:
+    """`data.preprocess` with what the recipe says where it says nothing itself.
+
+    Args:
+        recipe: its preprocessing.
+        told: the same as size, crop and interpolation of `data.preprocess`; empty without a size.
+        place: of the recipe, for messages.
+
+    Raises:
+        ConfigError: the two contradict each other, or both normalise.
+    """
+    given = data.preprocess
+    if given is None:
+        decoded = data.images is not None or data.packed is not None or (data.array and data.layout)
+        return PreprocessConfig.model_validate(told) if told and decoded else None
+    if recipe is None:
+        return given
+    said = given.model_dump(exclude_unset=True)
+    both = [name for name in ("mean", "std") if said.get(name) is not None]
+    if both and recipe.mean is not None:
+        raise ConfigError(
+            f"data.preprocess.{both[0]}={said[both[0]]}, and the encoder of {place} normalises its own input (mean "
+            f"{recipe.mean}, std {recipe.std}): images would be normalised twice. Leave mean and std out of "
+            "data.preprocess, or remove them from the recipe's preprocess."
+        )
+    fixed = {k: v for k, v in told.items() if k != "interpolation"} if "crop" in recipe.model_fields_set else {}
+    if "interpolation" in recipe.model_fields_set:
+        fixed["interpolation"] = recipe.interpolation
+    for name, value in fixed.items():
+        if name in said and said[name] not in (value, [value] * 2 if name == "crop" else value):
+            refuse(name, said[name], value, place)
+    if not told:
+        return given
+    if "crop" not in recipe.model_fields_set and {"size", "crop"} & set(said):
+        name = "size" if said.get("crop") is None else "crop"
+        if said.get(name) not in (recipe.size, [recipe.size] * 2):
+            refuse(name, said.get(name), recipe.size, place)
+        told = {k: v for k, v in told.items() if k == "interpolation"}  # how to get to that size is the data's to say
+    return PreprocessConfig.model_validate(told | said)
+
+
+def refuse(name: str, found: Any, expected: Any, place: Path) -> None:
+    """Raise ConfigError: data and recipe say different things."""
+    raise ConfigError(
+        f"data.preprocess.{name}={found!r}, but the encoder of {place} was trained with {name} {expected!r}. Leave "
+        f"data.preprocess.{name} out, or correct the recipe's preprocess."
+    )
 
 
 def build_plan(config: Config, folder: Path) -> AuditPlan:
@@ -135,7 +202,9 @@ def build_plan(config: Config, folder: Path) -> AuditPlan:
         name: side.model_dump() if isinstance(side, ConceptConfig) else side for name, side in asked.concepts.items()
     }
     place = None if asked.concept_folder is None else resolve(asked.concept_folder, folder)
-    return AuditPlan(concepts, place, asked.automatic_concepts, asked.features, asked.points, asked.attribution)
+    return AuditPlan(
+        concepts, place, asked.automatic_concepts, asked.features, asked.points, asked.refits, asked.attribution
+    )
 
 
 def build_auditor(config: Config, network: nn.Module, progress: Progress) -> Auditor:
@@ -144,6 +213,8 @@ def build_auditor(config: Config, network: nn.Module, progress: Progress) -> Aud
     Raises:
         ConfigError: a setting of objective, kernel or newton is unknown or out of range.
     """
+    if config.objective is None:
+        raise ConfigError("objective is missing: name what trained the encoder, such as {name: vicreg}")
     objective = dict(config.objective)
     try:
         chosen = objectives.by_name(str(objective.pop("name", None)), **objective)

@@ -1,33 +1,324 @@
 """The configuration's `views`."""
 
-from typing import Literal
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from krepes.config.reading import Section
-from krepes.data import GaussianNoise, Scarf, ShiftNoise, Source, TableSource
+from krepes.data import Source, TableSource
+from krepes.data.views import (
+    PYTORCH_SCARF_RATE,
+    BarlowViews,
+    BYOLViews,
+    Compose,
+    FeatureDropout,
+    GaussianNoise,
+    Identity,
+    ImageView,
+    NumericNoise,
+    Pair,
+    Scarf,
+    ShiftNoise,
+    SimCLRViews,
+    SpanCrop,
+    TableMixup,
+    TokenDropout,
+    TokenMask,
+    VICRegViews,
+)
 from krepes.errors import ConfigError
 
-VIEW_SETTINGS = {"scarf": {"rate"}, "gaussian": {"std"}, "shift": {"max_shift", "std", "contrast"}}
+
+class ViewsConfig(BaseModel):
+    """A view by name, with that name's settings beside it; see docs/views.md.
+
+    `compose: [...]` are views one after the other, `pair: [a, b]` one for each view; a name with a colon is an import
+    path, with `args`.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            raise ValueError("expected name and settings of the views, such as {name: gaussian, std: 0.1}")
+        settings = dict(content)
+        name = settings.pop("name", next((k for k in ("compose", "pair") if k in content), None))
+        if name is None:
+            raise ValueError("views.name is missing, such as {name: gaussian, std: 0.1}")
+        kind = USER if is_path(name) else KINDS.get(name)
+        if kind is None:
+            near = difflib.get_close_matches(str(name), KINDS, 1)
+            said = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"views.name {name!r} is unknown; {said}expected {', '.join(KINDS)}, or module:name")
+        return {"name": name, **checked(name, settings, kind[0])}
 
 
-class ViewsConfig(Section):
-    """Name and settings of the views; for scarf `rate`, for gaussian `std`, for shift all three of ShiftNoise."""
+class Rate(Section):
+    """Of SCARF; pytorch-scarf's corruption_rate is the share that it keeps: say `convention: pytorch-scarf`.
 
-    name: Literal["scarf", "gaussian", "shift"]
-    rate: float = 0.6
+    `both: false` leaves view a as the sample is, as the paper and pytorch-scarf do.
+    """
+
+    rate: float | None = None
+    convention: Literal["corrupted", "pytorch-scarf"] = "corrupted"
+    both: bool = True
+    count: Literal["random", "exact"] = "random"
+
+
+class Nothing(Section):
+    """No settings."""
+
+
+class Std(Section):
+    """Of noise."""
+
     std: float = 0.1
+
+
+class Shift(Section):
+    """See `ShiftNoise`."""
+
     max_shift: int = 1
+    std: float = 0.1
     contrast: float = 0.2
 
 
-def build_views(config: ViewsConfig, source: Source):
-    """The views' callable."""
-    unused = sorted(config.model_fields_set - VIEW_SETTINGS[config.name] - {"name"})
-    if unused:
-        raise ConfigError(f"views.{', views.'.join(unused)} is no setting of {config.name}")
-    if config.name == "gaussian":
-        return GaussianNoise(config.std)
-    if config.name == "shift":
-        return ShiftNoise(config.max_shift, config.std, config.contrast)
-    if not isinstance(source, TableSource):
-        raise ConfigError("views scarf replaces a table's features; data is no table. Use gaussian or shift.")
-    return Scarf.of_table(source, config.rate)
+class Feature(Section):
+    """See `FeatureDropout`."""
+
+    rate: float = 0.2
+    fill: Literal["mean", "missing"] = "mean"
+
+
+class Mixup(Section):
+    """See `TableMixup`."""
+
+    alpha: float = 0.2
+
+
+class Images(Section):
+    """See `ImageView`; what is not given is the framework's."""
+
+    mean: float | list[float] | None = None
+    std: float | list[float] | None = None
+    scale: tuple[float, float] | None = None
+    ratio: tuple[float, float] | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    flip: float | None = None
+    jitter: float | None = None
+    brightness: float | None = None
+    contrast: float | None = None
+    saturation: float | None = None
+    hue: float | None = None
+    grayscale: float | None = None
+    blur: float | None = None
+    sigma: tuple[float, float] | None = None
+    kernel: int | None = None
+    solarize: float | None = None
+    threshold: float | None = None
+
+
+class Framework(Images):
+    """The same, with the variant for CIFAR."""
+
+    small: bool = False
+
+
+class SimCLR(Framework):
+    """The same, with the strength of the jitter."""
+
+    strength: float | None = None
+
+
+class Dropout(Section):
+    """See `TokenDropout`."""
+
+    rate: float
+    pad_id: int
+    special_ids: list[int] = Field(default_factory=list)
+    vocabulary: int | None = None
+
+
+class Mask(Section):
+    """See `TokenMask`."""
+
+    rate: float
+    mask_id: int
+    pad_id: int | None = None
+    special_ids: list[int] = Field(default_factory=list)
+    vocabulary: int | None = None
+
+
+class Crop(Section):
+    """See `SpanCrop`."""
+
+    low: float
+    high: float
+    pad_id: int
+    special_ids: list[int] = Field(default_factory=list)
+    vocabulary: int | None = None
+
+
+class Several(Section):
+    """Views one after the other."""
+
+    compose: list[ViewsConfig] = Field(min_length=1)
+
+
+class Two(Section):
+    """View a and view b."""
+
+    pair: tuple[ViewsConfig, ViewsConfig]
+
+
+class Arguments(Section):
+    """Of a user's class or factory; without them a function is the view itself."""
+
+    args: dict[str, Any] | None = None
+
+
+def is_path(name: Any) -> bool:
+    """Whether a name is an import path."""
+    return isinstance(name, str) and ":" in name
+
+
+def refuse_import_paths(views: Any, place: Path) -> None:
+    """Raise ConfigError where a recipe's views, or parts of them, are an import path: that would run a stranger's code.
+
+    Args:
+        views: as the recipe states them.
+        place: of the recipe, for the message.
+    """
+    if isinstance(views, list | tuple):
+        for part in views:
+            refuse_import_paths(part, place)
+    if not isinstance(views, dict):
+        return
+    if is_path(views.get("name")):
+        raise ConfigError(
+            f"{place}: views.name {views['name']!r} is an import path, and a recipe may be a stranger's: its views are "
+            f"built-in names only ({', '.join(KINDS)}). If you trust this code, say `views` in your own configuration."
+        )
+    for key in ("compose", "pair"):
+        refuse_import_paths(views.get(key), place)
+
+
+def checked(name: str, settings: dict[str, Any], model: type[Section]) -> dict[str, Any]:
+    """The settings of a name, with defaults; ValueError names those that it has not."""
+    unknown = sorted(set(map(str, settings)) - set(model.model_fields))
+    if unknown:
+        known = ", ".join(model.model_fields) or "none"
+        raise ValueError(f"views.{', views.'.join(unknown)} is no setting of {name}; it has: {known}")
+    try:
+        return model.model_validate(settings).model_dump(exclude_none=True)
+    except ValidationError as error:
+        lines = [f"views.{'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})" for e in error.errors()]
+        raise ValueError("; ".join(lines)) from error
+
+
+def build_views(config: ViewsConfig, source: Source) -> Callable[..., Any]:
+    """The views' callable.
+
+    Raises:
+        ConfigError: a setting is out of range, the views do not fit the samples, or an import path leads to none.
+    """
+    settings = config.model_dump(exclude={"name"})
+    if is_path(config.name):
+        return USER[1](settings, source, config.name)
+    _, build, kind = KINDS[config.name]
+    check_kind(config.name, kind, source)
+    return build(settings, source)
+
+
+def check_kind(name: str, kind: str, source: Any) -> None:
+    """Raise ConfigError for views of other samples than these."""
+    if kind == "table" and not isinstance(source, TableSource):
+        raise ConfigError(f"views {name} are of a table's features; data is no table. Use gaussian or shift.")
+    if kind == "image" and source.kind != "image":
+        raise ConfigError(f"views {name} are of images; the samples are of kind {source.kind!r}. Use gaussian.")
+    if kind == "text":
+        some = source.batch(range(1))
+        if some.ndim != 2 or some.is_floating_point():
+            shape = tuple(some.shape[1:])
+            raise ConfigError(f"views {name} are of tokens (T,); the samples are {some.dtype} of shape {shape}.")
+
+
+def scarf(settings: dict[str, Any], source: Any) -> Scarf | Pair:
+    """SCARF with the rate in the convention that is named, of both views or of view b alone."""
+    inverted = settings["convention"] == "pytorch-scarf"
+    rate = settings.get("rate", 1 - PYTORCH_SCARF_RATE if inverted else 0.6)
+    view = Scarf.of_table(source, round(1 - rate, 12) if inverted else rate, settings["count"])
+    return view if settings["both"] else Pair(Identity(), view)
+
+
+def as_preprocessed(settings: dict[str, Any], source: Any) -> dict[str, Any]:
+    """Settings with the mean and std that the samples were normalised by, where the source knows them.
+
+    Raises:
+        ConfigError: the settings say something else.
+    """
+    known = getattr(source, "preprocess", None)
+    moments = {k: getattr(known, k, None) for k in ("mean", "std")}
+    if known is None or (moments["mean"] is None and "mean" not in settings and "std" not in settings):
+        return settings
+    for name, value in moments.items():
+        given = settings.get(name, value)
+        if list(given if isinstance(given, list | tuple) else [given]) != list(value or [None]):
+            raise ConfigError(f"views.{name}={given}, but data.preprocess.{name} is {value}; leave views.{name} out")
+    return {**settings, **moments}
+
+
+def parts(views: list[dict[str, Any]], source: Source) -> list[Any]:
+    """The views that a composition or a pair is made of."""
+    return [build_views(ViewsConfig.model_validate(v), source) for v in views]
+
+
+def imported(settings: dict[str, Any], source: Source, path: str) -> Callable[..., Any]:
+    """A user's views: what a class or factory makes of the arguments, or, without any, a function itself."""
+    module, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+        made = found(**settings.get("args", {})) if inspect.isclass(found) or "args" in settings else found
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"views.name {path} with {settings.get('args')}: {error}. Expected an import path such as "
+            "my_package.views:MyViews, installed or on PYTHONPATH."
+        ) from error
+    if not callable(made):
+        raise ConfigError(
+            f"views.name {path} is a {type(made).__name__}; expected a callable (batch, generator) -> batch, or a "
+            "class or factory of one"
+        )
+    return made
+
+
+USER = (Arguments, imported)
+# name: its settings, what builds it, and the samples that it is for
+KINDS: dict[str, tuple[type[Section], Callable[[dict[str, Any], Any], Any], str]] = {
+    "identity": (Nothing, lambda s, source: Identity(), "any"),
+    "gaussian": (Std, lambda s, source: GaussianNoise(**s), "any"),
+    "shift": (Shift, lambda s, source: ShiftNoise(**s), "any"),
+    "scarf": (Rate, scarf, "table"),
+    "feature_dropout": (Feature, lambda s, source: FeatureDropout(source, **s), "table"),
+    "mixup": (Mixup, lambda s, source: TableMixup(source, **s), "table"),
+    "numeric_noise": (Std, lambda s, source: NumericNoise(source.schema, **s), "table"),
+    "image": (Images, lambda s, source: ImageView(**as_preprocessed(s, source)), "image"),
+    "simclr": (SimCLR, lambda s, source: SimCLRViews(**as_preprocessed(s, source)), "image"),
+    "byol": (Framework, lambda s, source: BYOLViews(**as_preprocessed(s, source)), "image"),
+    "barlow_twins": (Framework, lambda s, source: BarlowViews(**as_preprocessed(s, source)), "image"),
+    "vicreg": (Framework, lambda s, source: VICRegViews(**as_preprocessed(s, source)), "image"),
+    "token_dropout": (Dropout, lambda s, source: TokenDropout(**s), "text"),
+    "token_mask": (Mask, lambda s, source: TokenMask(**s), "text"),
+    "span_crop": (Crop, lambda s, source: SpanCrop(**s), "text"),
+    "compose": (Several, lambda s, source: Compose(parts(s["compose"], source)), "any"),
+    "pair": (Two, lambda s, source: Pair(*parts(s["pair"], source)), "any"),
+}

@@ -4,7 +4,10 @@
 # pyarrow makes its compute functions when it is imported.
 
 import difflib
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,17 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from krepes.errors import DataError
+from krepes.data.csv_errors import cut_off, explained, refuse_wide, settled_encoding
+from krepes.data.csv_quotes import CELL_LINES, Row, broken_rows, line_numbers, said_of
+from krepes.data.problems import NAMED, OnError, check_on_error
+from krepes.errors import ConfigError, DataError, KrepesWarning
 
 MISSING = ("", "?", "NA", "NaN", "nan")
+KEPT = 1000  # left out rows that a frame remembers
+NEARLY = 0.95  # share of numbers from which other cells of a column seem mistakes
+NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+COMMA = r"^[+-]?\d+(\.\d{3})*,\d+$"
+ENDS = (b"\n", b"\r")
 CHUNK = 2 * 2**20  # bytes of text that are parsed at a time; a row has to fit
 
 
@@ -27,21 +38,28 @@ def read_table(
     skip_lines: int = 0,
     missing: Sequence[str] = MISSING,
     text: Sequence[str] = (),
+    encoding: str = "utf-8",
+    separator: str = ",",
+    on_error: OnError = "raise",
+    cell_lines: int = CELL_LINES,
 ) -> pd.DataFrame:
     """A Parquet file (.parquet or .pq) or else a CSV file as a table (n, columns).
 
     Args:
         columns: for CSV the names, when it has no header; for Parquet the columns to read.
         skip_lines: of a CSV file, lines before the header or the first row.
-        missing, text: see `read_csv`.
+        missing, text, encoding, separator, on_error, cell_lines: see `read_csv`.
 
     Raises:
-        DataError: as `read_csv` and `read_parquet`, or skip_lines for a Parquet file.
+        DataError: as `read_csv` and `read_parquet`, or a CSV file's setting for a Parquet file.
     """
     if not is_parquet(path):
-        return read_csv(path, columns, skip_lines, missing, text)
+        return read_csv(path, columns, skip_lines, missing, text, encoding, separator, on_error, cell_lines)
     if skip_lines:
         raise DataError(f"skip_lines={skip_lines} for {path}: a Parquet file has no lines to skip; leave it out")
+    for name, value, default in (("encoding", encoding, "utf-8"), ("separator", separator, ",")):
+        if value != default:
+            raise DataError(f"{name}={value!r} for {path}: a Parquet file has none; leave it out")
     return read_parquet(path, columns, missing, text)
 
 
@@ -56,6 +74,10 @@ def read_csv(
     skip_lines: int = 0,
     missing: Sequence[str] = MISSING,
     text: Sequence[str] = (),
+    encoding: str = "utf-8",
+    separator: str = ",",
+    on_error: OnError = "raise",
+    cell_lines: int = CELL_LINES,
 ) -> pd.DataFrame:
     """A CSV file as a table: cells stripped, missing tokens missing.
 
@@ -63,63 +85,258 @@ def read_csv(
     The file is parsed twice, first for the columns' types, so that its text is never held as a whole.
 
     Args:
-        path: a UTF-8 file, with or without a byte-order mark.
+        path: a file, maybe compressed (.gz, .bz2, .zst).
         columns: names, for a file without a header.
         skip_lines: lines before the header or the first row.
         missing: cells that mean "missing".
         text: columns that stay text whatever they hold, such as ids: "007" is not 7.
+        encoding: any of Python's. A byte-order mark of UTF-8, UTF-16 or UTF-32 is obeyed without it.
+        separator: between cells: one character, such as "," ";" "|" or a tab.
+        on_error: of rows with another number of cells: "raise" names the first; "skip" leaves them out with a warning.
+            The frame's index then counts them too, and `attrs["problems"]` lists up to a thousand: (line, reason).
+            The same for rows that a quote has swallowed others into, with the number of lines that are lost.
+        cell_lines: that a quoted cell may span. A longer one, one that is never closed, and one over several lines
+            that is closed in the middle of a cell come from a stray quote.
 
     Raises:
-        DataError: no such file, no rows, a ragged row (named), a repeated column, or another encoding.
+        DataError: no such file, no rows, a ragged row (named), a repeated column, bytes that are none of the encoding
+            (named by line and offset), a stray quote (its line named), a file that is cut off, or a separator that is
+            plainly another one.
+        ConfigError: no such encoding, or a separator that is not one character.
     """
+    check_on_error(on_error)
     path = existing(path)
-    try:
-        names = header(path, columns, skip_lines)
-        numeric, rows = {n: n.strip() not in text for n in names}, 0
-        present = dict.fromkeys(names, False)
-        for batch in text_batches(path, names, columns, skip_lines):
-            rows += len(batch)
+    file = CsvFile(path, columns, skip_lines, settled_encoding(path, encoding), checked_separator(separator), on_error)
+    with named_errors(file, cell_lines):
+        names = file.header()
+        _say_no_header(file, names)
+        refuse_wide(path, file.encoding, separator, columns, skip_lines)
+        numeric, present = {n: n.strip() not in text for n in names}, dict.fromkeys(names, False)
+        nearly = {n: NearlyNumeric() for n in names if numeric[n]}
+        rows, several = 0, False
+        for batch in file.batches(names):
+            several = several or _has_line_ends(batch)
             for name in names:
                 cells = stripped(batch[name], missing)
                 present[name] |= cells.null_count < len(cells)
-                numeric[name] = numeric[name] and numbers(cells) is not None
+                made = numbers(cells) if numeric[name] or name in nearly else None
+                numeric[name] = numeric[name] and made is not None
+                if name in nearly and not nearly[name].add(cells, made is not None, rows):
+                    del nearly[name]
+            rows += len(batch)
+        ragged, broken = list(file.ragged), {}
+        if several or any(lines > 1 for _, _, lines in ragged):
+            broken = broken_rows(path, file.encoding, separator, skip_lines, cell_lines)
+            if broken and on_error == "raise":
+                raise DataError(said_of(path, next(iter(broken.values()))))
         if rows == 0:
-            raise DataError(f"{path} holds no rows")
+            raise DataError(f"{path} holds no rows" + (f" of {len(names)} cells" if ragged else ""))
         chosen = {name: numeric[name] and present[name] for name in names}
         parts: dict[str, list[pa.Array]] = {name: [] for name in names}
-        for batch in text_batches(path, names, columns, skip_lines):
+        for batch in file.batches(names):
             for name in names:
                 cells = stripped(batch[name], missing)
                 parts[name].append(numbers(cells) if chosen[name] else cells.dictionary_encode())
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise DataError(_explain_csv_error(path, str(error))) from error
     # a column's chunks are free once it stands
-    return as_frame({name.strip(): as_column(pa.chunked_array(parts.pop(name))) for name in names})
+    frame = as_frame({name.strip(): as_column(pa.chunked_array(parts.pop(name))) for name in names})
+    _say_nearly(file, {name: near for name, near in nearly.items() if not chosen[name]}, ragged)
+    return _without(file, frame, ragged, broken) if ragged or broken else frame
 
 
-def header(path: Path, columns: Sequence[str] | None, skip_lines: int) -> list[str]:
-    """The column names as they stand in the file."""
-    with pa_csv.open_csv(path, *csv_options(columns, skip_lines)) as reader:
-        names = reader.schema.names
-    refuse_repeated([n.strip() for n in names], path)
-    return names
+@contextmanager
+def named_errors(file: "CsvFile", cell_lines: int = CELL_LINES) -> Iterator[None]:
+    """A parser's errors as DataError, with the place, the cause and what to do."""
+    try:
+        yield
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        said = explained(file.path, str(error), file.encoding, file.separator)
+        if "is not " not in said:  # of bytes that are none of the encoding lines cannot be counted
+            broken = broken_rows(file.path, file.encoding, file.separator, file.skip_lines, cell_lines)
+            said = said_of(file.path, next(iter(broken.values()))) if broken else said
+        raise DataError(said) from error
+    except OSError as error:
+        raise DataError(cut_off(file.path, error)) from error
 
 
-def csv_options(columns: Sequence[str] | None, skip_lines: int) -> tuple[pa_csv.ReadOptions, pa_csv.ParseOptions]:
-    names = list(columns) if columns else None
-    read = pa_csv.ReadOptions(column_names=names, skip_rows=skip_lines, encoding="utf8", block_size=CHUNK)
-    return read, pa_csv.ParseOptions(newlines_in_values=True)
+def _has_line_ends(batch: pa.RecordBatch) -> bool:
+    """Whether a cell holds a line's end, or one of a neighbouring batch that shares its memory."""
+    texts = [column.buffers()[2] for column in batch.columns]
+    return any(end in content for text in texts if text is not None for content in [text.to_pybytes()] for end in ENDS)
 
 
-def text_batches(
-    path: Path, names: list[str], columns: Sequence[str] | None, skip_lines: int
-) -> Iterator[pa.RecordBatch]:
-    """The rows with every column as text."""
-    convert = pa_csv.ConvertOptions(
-        column_types={n: pa.string() for n in names}, strings_can_be_null=False, check_utf8=True
+def _without(
+    file: "CsvFile", frame: pd.DataFrame, ragged: list[tuple[int, int, int]], broken: dict[int, Row]
+) -> pd.DataFrame:
+    """The frame under the numbers that its rows have in the file, less the broken ones; warns of what is left out."""
+    first, whole = file.skip_lines + (not file.columns) + 1, len(frame) + len(ragged)
+    if min(broken, default=first) < first:
+        raise DataError(said_of(file.path, next(iter(broken.values()))))
+    frame.index = pd.Index(np.setdiff1d(np.arange(whole), [row - first for row, _, _ in ragged]))
+    frame = frame.drop(index=[row - first for row in broken], errors="ignore")
+    if frame.empty:
+        raise DataError(f"{file.path}: every row is ragged or broken by a quote; none is left")
+    why = {row: f"it has {cells} cells" for row, cells, _ in ragged}
+    for row, b in broken.items():
+        why[row] = f"the quote that opens on line {b.quote} {b.fault}: {b.lines} lines are lost"
+    shown = dict(sorted(why.items())[:KEPT])
+    lines = line_numbers(file.path, file.encoding, file.separator, file.skip_lines, list(shown))
+    few = "; ".join(
+        f"line {line} ({reason.removeprefix('it has ')})"
+        for line, reason in zip(lines[:NAMED], shown.values(), strict=False)
     )
-    with pa_csv.open_csv(path, *csv_options(columns, skip_lines), convert) as reader:
-        yield from reader
+    few = few if broken else few.replace("; ", ", ")
+    ragged_only = "have another number of cells" if not broken else "have another number of cells or a stray quote"
+    warnings.warn(
+        f"{len(why)} of {whole} rows of {file.path} {ragged_only} and are left out: "
+        f"{few}{' …' if len(why) > NAMED else ''}",
+        KrepesWarning,
+        stacklevel=3,
+    )
+    frame.attrs["problems"] = tuple(zip(lines, shown.values(), strict=True))
+    return frame
+
+
+def _say_no_header(file: "CsvFile", names: Sequence[str]) -> None:
+    """Warn when the header looks like a row of data."""
+    found = [n for n in names if n.strip() and numbers(pa.array([n.strip()])) is not None]
+    if found and not file.columns:
+        warnings.warn(
+            f"the header of {file.path} holds numbers ({', '.join(found[:3])}): it may be the first row of a file "
+            "without a header, which is then lost. Name the columns with columns=…",
+            KrepesWarning,
+            stacklevel=4,
+        )
+
+
+@dataclass
+class NearlyNumeric:
+    """Counts a column's numbers until they are plainly not most of it.
+
+    Attributes:
+        cells, numbers, commas: that are not missing; numbers among them; numbers with a decimal comma.
+        bad: the first cell that is no number, with its row.
+    """
+
+    cells: int = 0
+    numbers: int = 0
+    commas: int = 0
+    bad: tuple[int, str] | None = None
+
+    def add(self, cells: pa.Array, all_numbers: bool, before: int) -> bool:
+        """Count more cells, after so many rows; False when they are not worth counting on."""
+        there = len(cells) - cells.null_count
+        self.cells += there
+        if all_numbers:
+            self.numbers += there
+            return True
+        good = pc.fill_null(pc.match_substring_regex(cells, NUMBER), True)
+        self.numbers += (pc.sum(good).as_py() or 0) - cells.null_count
+        self.commas += pc.sum(pc.match_substring_regex(cells, COMMA)).as_py() or 0
+        if self.bad is None and not pc.all(good).as_py():
+            place = pc.index(good, False).as_py()
+            self.bad = before + place, cells[place].as_py()
+        return self.most
+
+    @property
+    def most(self) -> bool:
+        """Whether nearly all cells are numbers, decimal commas among them."""
+        return self.numbers + self.commas >= NEARLY * self.cells
+
+
+def _say_nearly(file: "CsvFile", found: dict[str, NearlyNumeric], ragged: list[tuple[int, int, int]]) -> None:
+    """Warn of columns that a few cells alone keep from being numeric."""
+    first = file.skip_lines + (not file.columns) + 1
+    gone = {row - first for row, _, _ in ragged}
+    for name, near in found.items():
+        if near.bad is None or not near.most:
+            continue
+        row = near.bad[0]
+        for left_out in sorted(gone):
+            row += left_out <= row
+        (line,) = line_numbers(file.path, file.encoding, file.separator, file.skip_lines, [row + first])
+        commas = " Some are numbers with a decimal comma: replace it by a point." if near.commas else ""
+        warnings.warn(
+            f"{near.numbers:,} of {near.cells:,} cells of column '{name.strip()}' of "
+            f"{file.path} are numbers; line "
+            f"{line} holds {near.bad[1]!r}, so that all become categories.{commas} Mend the cells, "
+            "add them to missing=…, or name the column in text=…",
+            KrepesWarning,
+            stacklevel=4,
+        )
+
+
+@dataclass(frozen=True)
+class CsvFile:
+    """A CSV file and how it is parsed; the attributes are `read_csv`'s.
+
+    Attributes:
+        ragged: (row, cells, lines) of the rows that the last pass left out, by the parser's count.
+    """
+
+    path: Path
+    columns: Sequence[str] | None = None
+    skip_lines: int = 0
+    encoding: str = "utf-8"
+    separator: str = ","
+    on_error: OnError = "raise"
+    ragged: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def header(self) -> list[str]:
+        """The column names as they stand in the file."""
+        with self._open() as reader:
+            names = reader.schema.names
+        refuse_repeated([n.strip() for n in names], self.path)
+        return names
+
+    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """The rows with every column as text."""
+        found: list[tuple[int, int, int]] = []
+        convert = pa_csv.ConvertOptions(
+            column_types={n: pa.string() for n in names}, strings_can_be_null=False, check_utf8=True
+        )
+        with self._open(convert, found) as reader:
+            yield from reader
+        self.ragged[:] = found
+
+    def _open(
+        self, convert: pa_csv.ConvertOptions | None = None, ragged: list[tuple[int, int, int]] | None = None
+    ) -> pa_csv.CSVStreamingReader:
+        # a list of its own: a reader that is closed may still read ahead
+        found = [] if ragged is None else ragged
+        names = list(self.columns) if self.columns else None
+        read = pa_csv.ReadOptions(
+            column_names=names, skip_rows=self.skip_lines, encoding=self.encoding, block_size=CHUNK
+        )
+
+        def leave_out(row: pa_csv.InvalidRow) -> str:
+            found.append((row.number or 0, row.actual_columns, len((row.text or "").splitlines())))
+            return "skip"
+
+        parse = pa_csv.ParseOptions(
+            delimiter=self.separator,
+            newlines_in_values=True,
+            invalid_row_handler=leave_out if self.on_error == "skip" else None,
+        )
+        return pa_csv.open_csv(self.path, read, parse, convert)
+
+
+def checked_separator(separator: str) -> str:
+    """The separator, if it is one; else ConfigError."""
+    if len(separator) != 1 or not separator.isascii() or separator.isalnum() or separator in '"\r\n':
+        raise ConfigError(f"separator={separator!r}; expected one character, such as ',', ';', '|' or a tab ('\\t')")
+    return separator
+
+
+def column_names_of_csv(path: str | Path, encoding: str = "utf-8", separator: str = ",") -> list[str]:
+    """Names in a CSV file's header.
+
+    Raises:
+        DataError: no such file, or no header.
+    """
+    path = existing(path)
+    file = CsvFile(path, encoding=settled_encoding(path, encoding), separator=checked_separator(separator))
+    with named_errors(file):
+        return [name.strip() for name in file.header()]
 
 
 def stripped(cells: pa.Array, missing: Sequence[str]) -> pa.Array:
@@ -166,7 +383,10 @@ def refuse_repeated(names: Sequence[str], path: Path) -> None:
     """Raise DataError naming the columns that occur more than once."""
     repeated = sorted({n for n in names if names.count(n) > 1})
     if repeated:
-        raise DataError(f"{path}: the column names {', '.join(repeated)} occur more than once")
+        raise DataError(
+            f"{path}: the column names {', '.join(repeated)} occur more than once; name the columns "
+            "of a file without a header with columns=…"
+        )
 
 
 def require_name(names: Iterable[Any], name: str) -> str:
@@ -176,14 +396,6 @@ def require_name(names: Iterable[Any], name: str) -> str:
         hint = f"; did you mean '{near[0]}'?" if near else "."
         raise DataError(f"unknown column '{name}'{hint} The table has {', '.join(known)}")
     return name
-
-
-def _explain_csv_error(path: Path, message: str) -> str:
-    if "UTF8" in message or "utf8" in message:
-        return f"{path} is not UTF-8 ({message}); convert it, for example with iconv -t utf-8"
-    if "Empty CSV" in message or "no rows" in message.lower():
-        return f"{path} is empty"
-    return f"{path}: {message.strip()}. Every row needs the same number of cells."
 
 
 def read_parquet(
@@ -233,7 +445,7 @@ def column_names(path: str | Path) -> list[str]:
         raise DataError(f"{path} is not a readable Parquet file: {error}. Write it again.") from error
 
 
-def typed(path: Path, name: str, cells: pa.Array, missing: Sequence[str], text: bool) -> pa.Array:
+def typed(path: Path | str, name: str, cells: pa.Array, missing: Sequence[str], text: bool) -> pa.Array:
     """A Parquet column's cells as float64 or as a dictionary of text."""
     kind = cells.type
     if pa.types.is_dictionary(kind):

@@ -119,8 +119,8 @@ class DatasetSource:
             n = len(dataset)  # pyright: ignore[reportArgumentType]
         except TypeError as error:
             raise DataError(
-                f"{type(dataset).__name__} has no length; expected a map-style Dataset. Read a stream into an array "
-                "first."
+                f"{type(dataset).__name__} has no length; expected a map-style Dataset. For a stream use "
+                "krepes.data.HubSource or LoaderSource with a cache folder."
             ) from error
         if n == 0:
             raise DataError("there are no samples: the dataset has length 0")
@@ -214,7 +214,7 @@ def as_source(samples: Any) -> Source:
     if isinstance(samples, pd.DataFrame):
         raise DataError(
             "the samples are a pandas DataFrame; encode it with krepes.data.TableSchema.fit(frame) and pass "
-            "krepes.data.TableSource(frame, schema)"
+            "krepes.data.TableSource(frame, schema); for any other data frame TableSource.of(frame, schema)"
         )
     if isinstance(samples, Dataset):
         return DatasetSource(samples)

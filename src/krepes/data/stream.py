@@ -148,7 +148,9 @@ def make_views(source: Source, views: Views, indices: range, seed: int) -> tuple
             # spreads the three numbers; PyTorch's CPU generator takes 32 of the bits, so that blocks of two views or
             # seeds may share a stream, millions of samples apart
             mixed = (seed * 1_000_003 + which) * 2_654_435_761 + indices.start
-            view = views(batch.clone(), torch.Generator().manual_seed(mixed % 2**63))
+            # an object with a `pair` makes view a and view b in different ways
+            make = getattr(views, "pair", (views, views))[which]
+            view = make(batch.clone(), torch.Generator().manual_seed(mixed % 2**63))
             if not isinstance(view, Tensor) or view.shape != batch.shape:
                 got = tuple(view.shape) if isinstance(view, Tensor) else type(view).__name__
                 raise DataError(

@@ -15,7 +15,9 @@ from krepes import influence
 from krepes.audit.findings import Findings
 from krepes.data.source import Source
 from krepes.report import figures
+from krepes.report.audited import audited
 from krepes.report.findings import attributed_to, sections, sentences
+from krepes.report.views import views_section
 from krepes.solver.newton import GAIN_RATIO
 
 SHOWN = 5  # attracting and repelling landmarks per explained sample
@@ -31,6 +33,7 @@ def build_report(
     settings: dict[str, Any] | None = None,
     landmarks: pd.DataFrame | None = None,
     findings: Findings | None = None,
+    told: dict[str, Any] | None = None,
 ) -> str:
     """The report of a fitted auditor, one self-contained HTML page.
 
@@ -41,6 +44,7 @@ def build_report(
         settings: printed as they are; default the auditor's.
         landmarks: what `rank_landmarks` made of all samples; default: of a seeded subset of 4,000.
         findings: concepts, gaps, attributions and figures against labels; default none of them.
+        told: how a recipe's encoder was loaded: space, note, account and normalisation, as in the manifest.
     """
     from krepes.results import describe_settings, versions
 
@@ -73,10 +77,12 @@ def build_report(
         subtitle=f"{n:,} unlabelled samples, {len(fit.indices)} landmarks, objective "
         f"{auditor.settings.objective.name}, embedding of {auditor.encoder.n_outputs} dimensions",
         created=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
+        audited=audited(told, source),
         trust=auditor.trust_,
         warning=None if outcome.lowered else outcome.message,
         findings=key_findings(auditor, landmarks) + sentences(found, number),
         found=sections(found, len(training)),
+        views=views_section(auditor),
         charts=charts,
         landmarks=[
             {**row, "thumbnail": picture(row["position"]), "cells": picture.cells(row["position"])}
@@ -167,12 +173,15 @@ def key_findings(auditor, landmarks: pd.DataFrame) -> list[str]:
         f"{number(outcome.loss_before)} to {number(outcome.loss_after)}.",
         f"The {tenth} strongest of {m} landmarks carry {share[:tenth].sum():.0%} of all influence "
         f"({tenth / m:.0%} would be an even share).",
-        f"The most influential sample is {landmarks['landmark'][0]}, with {share[0] * m:.1f} times the mean influence.",
+        f"The most influential landmark is {landmarks['landmark'][0]}, with {share[0] * m:.1f} times the "
+        "landmarks' mean influence.",
     ]
 
 
 def explained(auditor, chosen: Sequence[int], picture: "_Pictures") -> list[dict[str, Any]]:
     """Each chosen sample with its attracting and repelling landmarks, and what all others add."""
+    if not chosen:
+        return []
     source, ids = auditor.source_, auditor.landmark_ids_
     K, f = auditor._scores(_Part(source, chosen))
     scores = influence.sample_influence(K, auditor.dA_)

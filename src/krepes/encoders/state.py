@@ -1,0 +1,192 @@
+"""A checkpoint's tensors by name: found at a container, divided among encoder, projector and predictor."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from krepes.encoders.pickles import listed
+from krepes.errors import EncoderError
+
+State = dict[str, Tensor]
+COUNTERS = "*num_batches_tracked"  # only training reads them
+DEPTH, NODES = 12, 100_000  # of nested mappings; a hostile file has endlessly many
+WRAPPERS = ("module.", "_orig_mod.")  # DataParallel, torch.compile
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A state dict by part; names without the prefix.
+
+    Attributes:
+        encoder, head, predictor: name ↦ tensor.
+        prefixes: part ↦ its prefix in the file.
+        rest: keys that belong to no part.
+    """
+
+    encoder: State
+    head: State
+    predictor: State
+    prefixes: dict[str, str]
+    rest: State = field(default_factory=dict)
+
+
+def state_at(content: Any, container: Sequence[str] | None, where: str) -> State:
+    """The tensors under a key path, nested mappings joined by dots.
+
+    Args:
+        content: what the file holds.
+        container: keys; none where the file itself is the state dict.
+        where: names the file in errors.
+
+    Raises:
+        EncoderError: a key is not there, or there are no tensors; says which keys and containers there are.
+    """
+    for i, key in enumerate(container or ()):
+        if not isinstance(content, Mapping) or key not in content:
+            there = [str(k) for k in content] if isinstance(content, Mapping) else [type(content).__name__]
+            raise EncoderError(
+                f"{where} has no '{key}' under {'.'.join([*(container or ())][:i]) or 'its top'}; there: "
+                f"{listed(there)}{candidates(content)}"
+            )
+        content = content[key]
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    if not isinstance(content, Mapping):
+        raise EncoderError(
+            f"{where} holds {type(content).__name__} at {'.'.join(container or ()) or 'its top'}; expected a state "
+            "dict (name: tensor)"
+        )
+    pairs = list(flattened(content))
+    state = dict(pairs)
+    if len(state) < len(pairs):
+        raise EncoderError(f"{where} holds two tensors of one name: '{twice([k for k, _ in pairs])}'")
+    direct = [k for k, v in content.items() if isinstance(v, Tensor)]
+    nested = [str(k) for k, v in content.items() if isinstance(v, Mapping) and any(True for _ in flattened(v))]
+    if not state:
+        raise EncoderError(f"{where} holds no tensors at {'.'.join(container or ()) or 'its top'}{candidates(content)}")
+    if not container and not direct and len(nested) >= 1 and "optimizer" in str(list(content)).lower():
+        raise EncoderError(
+            f"{where} holds no tensors at its top but in {listed(nested)}: say which is the network, container: …"
+            f"{candidates(content)}"
+        )
+    return state
+
+
+def twice(names: Sequence[str]) -> str:
+    """The first name that is there before."""
+    return next(n for i, n in enumerate(names) if n in names[:i])
+
+
+def mappings(content: Any) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+    """(key path, mapping) of nested mappings, in order; one that holds itself is not entered again.
+
+    Raises:
+        EncoderError: there are more than a checkpoint has, as a hostile file makes them.
+    """
+    count = 0
+
+    def walk(value: Any, path: tuple[str, ...], above: tuple[int, ...]) -> Iterator[Any]:
+        nonlocal count
+        if not isinstance(value, Mapping) or len(path) > DEPTH or id(value) in above:
+            return
+        count += 1
+        if count > NODES:
+            raise EncoderError(f"the file holds more than {NODES:,} nested mappings; no checkpoint does: it is hostile")
+        yield path, value
+        for key, inner in value.items():
+            yield from walk(inner, (*path, str(key)), (*above, id(value)))
+
+    return walk(content, (), ())
+
+
+def flattened(content: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of nested mappings; lists and plain values are passed over."""
+    for path, mapping in mappings(content):
+        for key, value in mapping.items():
+            if isinstance(value, Tensor):
+                yield ".".join([*path, str(key)]), value
+
+
+def containers(content: Any) -> list[tuple[tuple[str, ...], int]]:
+    """Key paths whose values are state dicts (mappings that hold tensors themselves), with their number of tensors."""
+    counted = ((path, sum(isinstance(v, Tensor) for v in mapping.values())) for path, mapping in mappings(content))
+    return [(path, direct) for path, direct in counted if direct]
+
+
+def candidates(content: Any) -> str:
+    """A phrase that names where state dicts are."""
+    found = [".".join(p) or "(the top)" for p, _ in containers(content)]
+    return f". State dicts are at: {listed(found)}" if found else ""
+
+
+def divide(state: State, prefixes: Mapping[str, str | None]) -> Parts:
+    """Every key to the part with the longest prefix that it starts with.
+
+    Args:
+        prefixes: "encoder" ("" for bare names), "head", "predictor"; None where there is no such part.
+    """
+    known = {part: p for part, p in prefixes.items() if p is not None}
+    parts: dict[str, State] = {"encoder": {}, "head": {}, "predictor": {}}
+    rest: State = {}
+    for key, tensor in state.items():
+        fitting = [part for part, p in known.items() if key.startswith(p)]
+        if not fitting:
+            rest[key] = tensor
+            continue
+        part = max(fitting, key=lambda name: len(known[name]))
+        parts[part][key.removeprefix(known[part])] = tensor
+    return Parts(parts["encoder"], parts["head"], parts["predictor"], known, rest)
+
+
+def copies(state: State, encoder: State, own: str, others: Sequence[str]) -> list[str]:
+    """Prefixes under which the file holds a network of the encoder's names and shapes again.
+
+    Args:
+        own: the encoder's prefix.
+        others: prefixes of the parts around it, which are no copies.
+    """
+    names = [n for n in encoder if not fnmatchcase(n, COUNTERS)]
+    if not names:
+        return []
+    longest = max(names, key=len)
+    found = []
+    for key in state:
+        prefix = key.removesuffix(longest)
+        if prefix in (key, own) or (prefix and not prefix.endswith((".", "_"))):
+            continue
+        same = all(prefix + n in state and state[prefix + n].shape == encoder[n].shape for n in names)
+        if same and not any(prefix.startswith(o) for o in others if o):
+            found.append(prefix)
+    return found
+
+
+def equal_copy(state: State, encoder: State, prefix: str) -> list[str]:
+    """Names whose values differ, or are missing, under another prefix."""
+    names = [n for n in encoder if not fnmatchcase(n, COUNTERS)]
+    return [n for n in names if prefix + n not in state or not torch.equal(state[prefix + n], encoder[n])]
+
+
+def allowed_by(key: str, patterns: Sequence[str]) -> str | None:
+    """The first pattern that allows a key to be left out."""
+    return next((p for p in patterns if fnmatchcase(key, p)), None)
+
+
+def shared_wrapper(state: State) -> str:
+    """The wrapper that every key starts with, "" where there is none."""
+    wrapper = ""
+    while True:
+        rest = [k.removeprefix(wrapper) for k in state]
+        step = next((w for w in WRAPPERS if rest and all(k.startswith(w) for k in rest)), "")
+        if not step:
+            return wrapper
+        wrapper += step
+
+
+def unwrapped(state: State) -> State:
+    """Without the wrapper that every key starts with."""
+    wrapper = shared_wrapper(state)
+    return {k.removeprefix(wrapper): t for k, t in state.items()}
