@@ -307,7 +307,7 @@ def test_scarf_networks_are_read_off_their_shapes_and_the_inverted_mask_is_turne
     path = save(tmp_path / "scarf.pt", prefixed(**parts))
     found = loaded(path, "scarf", arch={"name": "inferred", "layers": layers})
     same(found, nn.Sequential(*parts.values()), torch.randn(4, 7), lambda x: x)
-    assert found.recipe.views == {"name": "scarf", "rate": 0.4}
+    assert found.recipe.views == {"name": "scarf", "rate": 0.4, "both": False}
     assert any("mask is inverted" in remark for remark in found.account.remarks)
 
 
