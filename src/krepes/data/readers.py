@@ -305,8 +305,9 @@ class CsvFile:
         found = [] if ragged is None else ragged
         names = list(self.columns) if self.columns else None
         read = pa_csv.ReadOptions(
-            column_names=names, skip_rows=self.skip_lines, encoding=self.encoding, block_size=CHUNK
-        )
+            column_names=names, skip_rows=self.skip_lines, encoding=self.encoding, block_size=CHUNK,
+            use_threads=self.on_error != "skip",  # only a serial parser numbers the rows that it leaves out
+        )  # fmt: skip
 
         def leave_out(row: pa_csv.InvalidRow) -> str:
             found.append((row.number or 0, row.actual_columns, len((row.text or "").splitlines())))
