@@ -70,3 +70,31 @@ def test_an_id_that_is_missing_is_a_problem(tmp_path):
     with pytest.warns(KrepesWarning, match="1 of 20 .*item 3: its id, column 'k', is missing"):
         source = HubSource(rows().to_iterable_dataset(), "x", ids="k", cache=tmp_path / "c", on_error="skip")
     assert "None" not in source.ids
+
+
+@pytest.mark.parametrize(
+    "choose", [lambda s: s.take(9), lambda s: s.skip(3), lambda s: s.map(lambda r: {"x": [0.0, 0.0]})]
+)
+def test_a_complete_cache_of_other_items_of_the_same_rows_is_refused(tmp_path, choose):
+    HubSource(rows().to_iterable_dataset(), "x", cache=tmp_path / "c")
+    with pytest.raises(DataError, match="holds other"):
+        HubSource(choose(rows().to_iterable_dataset()), "x", cache=tmp_path / "c")
+
+
+@pytest.mark.parametrize(("one", "other"), [(9, 12), (12, 9)])
+def test_a_complete_cache_of_more_or_fewer_items_is_refused(tmp_path, one, other):
+    HubSource(rows().to_iterable_dataset().take(one), "x", cache=tmp_path / "c")
+    with pytest.raises(DataError, match="holds other"):
+        HubSource(rows().to_iterable_dataset().take(other), "x", cache=tmp_path / "c")
+
+
+def test_an_interrupted_cache_of_data_that_changed_later_is_read_anew(tmp_path):
+    def breaks():
+        yield from (r for i, r in enumerate(rows()) if i < 18)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        HubSource(datasets.IterableDataset.from_generator(breaks, features=rows().features), "x", cache=tmp_path / "c")
+    with pytest.warns(KrepesWarning, match="read anew"):
+        source = HubSource(generated(rows(change=6)), "x", cache=tmp_path / "c")
+    assert source.batch([6]).tolist() == [[13, 14]]

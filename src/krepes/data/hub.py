@@ -223,7 +223,7 @@ class _Streamed:
             else:
                 chunks = writer.finish()
                 marks = [*((p.read, p.raw) for p in chunks.parts()), chunks.tail]
-                if not _same_items(dataset, marks, n, known):
+                if not _same_items(dataset, marks, n, known, whole=True):
                     raise DataError(f"{cache} holds other items than the stream gives; choose another folder")
         found = problems_of(chunks)
         self.problems = settle(found, len(chunks) + len(found), on_error, what, stacklevel=4)
@@ -235,8 +235,9 @@ class _Streamed:
         self.table = pd.DataFrame(rows, columns=list(columns.shown)) if columns.shown else None
 
 
-def _same_items(dataset: Any, marks: list[tuple[int, str]], n: int | None, known: bool) -> bool:
-    """Whether the stream gives the items that were read, up to each mark: their number and their digest.
+def _same_items(dataset: Any, marks: list[tuple[int, str]], n: int | None, known: bool, whole: bool = False) -> bool:
+    """Whether the stream gives the items that were read, up to each mark: their number and their digest;
+    of a whole stream also that nothing follows.
 
     Of a stream whose data are known by their fingerprint or their files the key says it.
     """
@@ -251,7 +252,7 @@ def _same_items(dataset: Any, marks: list[tuple[int, str]], n: int | None, known
             place += 1
         if place != read or digest.hexdigest() != raw:
             return False
-    return True
+    return not whole or next(items, None) is None
 
 
 def _write(dataset: Any, columns: _Columns, encode: Encode, n: int | None, writer: ChunkWriter) -> None:

@@ -20,6 +20,9 @@ from krepes.data.readers import require_name
 from krepes.errors import ConfigError, DataError, is_whole
 from krepes.files import sha256_file
 
+# layers of a stream that neither choose nor change items
+AS_THEY_LIE = ("ArrowExamplesIterable", "RebatchedArrowExamplesIterable", "FormattedExamplesIterable")
+
 
 def checked_dataset(dataset: Any, columns: Sequence[str]) -> tuple[Any, bool]:
     """The dataset with its images left encoded, and whether it is a stream.
@@ -53,8 +56,8 @@ def checked_dataset(dataset: Any, columns: Sequence[str]) -> tuple[Any, bool]:
 def origin(dataset: Any) -> tuple[dict[str, Any], bool]:
     """What a stream is made of, as JSON, and whether that tells its items for certain.
 
-    It does for plain rows of datasets, by their fingerprints, and of files, by their names, sizes and bytes or times.
-    Behind a function or a generator the items themselves have to be compared.
+    It does for all rows of datasets, by their fingerprints. Of files (which can be read in several ways), and behind
+    anything that chooses or changes items, the items themselves have to be compared.
 
     Raises:
         DataError: the stream shuffles.
@@ -67,18 +70,17 @@ def origin(dataset: Any) -> tuple[dict[str, Any], bool]:
             raise DataError("the stream shuffles, so that ids would mean other items in another run; take it before")
         parts.append(name)
         inner, given = getattr(layer, "ex_iterable", None), getattr(layer, "kwargs", {})
-        known &= not hasattr(layer, "function") and not hasattr(layer, "ex_iterables")
+        known &= name in AS_THEY_LIE
         if inner is None:
             datas = [d for d in given.get("shards", ()) if hasattr(d, "_fingerprint")]
             files = [str(f) for f in given.get("base_files", given.get("files", ())) if isinstance(f, str)]
             parts += [d._fingerprint for d in datas] + [_file_as_told(f) for f in files]
-            # a file on a server can change under its name, but for one at a commit
-            known &= bool(datas) or (bool(files) and all("@" in f or Path(f).is_file() for f in files))
+            known &= bool(datas)
         layer = inner
     known &= parts != []
     said = {
         "name": f"{info.dataset_name} {info.config_name} {info.version} {dataset.split} {info.builder_name}",
-        "columns": sorted(dataset.features or {}),
+        "columns": {name: str(kind) for name, kind in sorted((dataset.features or {}).items())},
         "parts": parts,
     }
     return said, known
