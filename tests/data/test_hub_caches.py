@@ -24,6 +24,7 @@ def generated(dataset):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * 16)
+    monkeypatch.setattr("krepes.data.hub.BLOCK", 2)
 
 
 def test_a_complete_cache_of_other_rows_is_refused(tmp_path):
