@@ -12,8 +12,10 @@ import torch
 from hypothesis import given, settings
 from PIL import Image
 
-from krepes.data.arrays import ArrayImages, load_array, read_array, read_idx, read_member
+from krepes.data.arrays import ArrayImages, load_array, read_array
+from krepes.data.idx import read_idx
 from krepes.data.images import Preprocess
+from krepes.data.npz import read_member
 from krepes.data.source import Source
 from krepes.errors import ConfigError, DataError, KrepesWarning
 
@@ -156,10 +158,10 @@ def test_a_compressed_member_is_read(tmp_path):
 
 def test_a_large_compressed_member_is_said_and_a_larger_one_refused(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "x.npz", x=np.zeros(2**21, np.uint8))
-    monkeypatch.setattr("krepes.data.arrays.LARGE", 2**20)
+    monkeypatch.setattr("krepes.data.npz.LARGE", 2**20)
     with pytest.warns(KrepesWarning, match="2 MiB are read into memory"):
         read_member(tmp_path / "x.npz", "x")
-    monkeypatch.setattr("krepes.data.arrays.LARGEST", 2**20)
+    monkeypatch.setattr("krepes.data.npz.LARGEST", 2**20)
     with pytest.raises(DataError, match="GiB of memory; save it with"):
         read_member(tmp_path / "x.npz", "x")
 
@@ -195,6 +197,13 @@ def test_idx_files_read_as_written(tmp_path, code, dtype, zipped):
     np.testing.assert_array_equal(found, array)
     assert found.dtype.isnative
     np.testing.assert_array_equal(read_array(tmp_path / "a-idx3-ubyte"), array)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_idx_is_known_by_its_first_bytes_whatever_the_name(tmp_path, zipped):
+    array = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    (tmp_path / "digits.bin").write_bytes(gzip.compress(idx(array, 8)) if zipped else idx(array, 8))
+    np.testing.assert_array_equal(read_array(tmp_path / "digits.bin"), array)
 
 
 GOOD = idx(np.zeros((2, 3), np.uint8), 8)

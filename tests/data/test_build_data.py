@@ -42,7 +42,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_of_images_with_its_subfolders_as_metadata(folder):
-    source, labels = build_data(config(images="images", preprocess={}), folder)
+    source, labels = build_data(config(images="images", preprocess={}, show_label=True), folder)
     assert source.ids == ["cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png"]
     assert torch.equal(source.batch(range(4)), SCALED)
     assert source.metadata()["folder"].tolist() == ["cat", "cat", "dog", "dog"]
@@ -65,7 +65,8 @@ def test_a_list_of_images_with_a_label_column(folder):
 
 
 def test_packed_images_keep_their_labels_back(folder):
-    source, labels = build_data(config(packed="p.npz", preprocess={}, rows=3), folder)
+    with pytest.warns(KrepesWarning, match="'labels' hold classes"):
+        source, labels = build_data(config(packed="p.npz", preprocess={}, rows=3), folder)
     assert torch.equal(source.batch(range(3)), SCALED[:3])
     assert source.metadata().columns.tolist() == ["age"]
     assert labels is None
@@ -105,7 +106,7 @@ def test_images_that_cannot_be_used_are_skipped_with_their_labels(folder):
 def test_headers_alone_are_read_when_told_so(folder):
     path = folder / "images" / "cat" / "a.png"
     path.write_bytes(path.read_bytes()[:80])
-    source = build_source(config(images="images", preprocess={}, verify=False), folder)
+    source = build_source(config(images="images", preprocess={}, verify=False, label="folder"), folder)
     with pytest.raises(DataError, match=r"image cat/a.png"):
         source.batch([0])
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from krepes.config import DataConfig, ViewsConfig, build_source, build_views
+from krepes.config import DataConfig, ViewsConfig, build_data, build_source, build_views
 from krepes.data import TableSchema
 from krepes.errors import DataError
 
@@ -50,6 +50,22 @@ def test_a_row_without_id_is_named(folder):
 def test_columns_of_a_parquet_file_are_chosen(folder):
     with pytest.raises(DataError, match="unknown column 'job'"):
         build_source(DataConfig(table="t.parquet", schema="s.json", columns=["age", "code"]), folder)
+
+
+@pytest.mark.parametrize("table", ["t.csv", "t.parquet"])
+@pytest.mark.parametrize("columns", [None, ["age", "job", "code"]])
+@pytest.mark.parametrize("key", ["label", "id"])
+def test_a_column_that_is_misspelt_is_refused_with_the_nearest(folder, table, columns, key):
+    columns = columns if table == "t.parquet" else None
+    keys = {"table": table, "schema": "s.json", "columns": columns}
+    with pytest.raises(DataError, match="unknown column 'cod'; did you mean 'code'"):
+        build_data(DataConfig(**keys, **{key: "cod"}), folder)
+
+
+def test_a_label_beside_the_chosen_columns_is_read(folder):
+    config = DataConfig(table="t.parquet", schema="s.json", columns=["age", "job"], label="code", id="code")
+    source, labels = build_data(config, folder)
+    assert labels.tolist() == source.ids == ["007", "08", "9"]
 
 
 def test_an_array_file_is_mapped_and_an_archive_refused(folder):

@@ -53,7 +53,7 @@ cells = st.lists(
 def test_coded_rows_are_the_encoded_rows(train, rows, data):
     train = pd.DataFrame([(1.0, "a"), *train], columns=["x", "kind"])
     rows = pd.DataFrame(rows, columns=["x", "kind"]).astype({"x": float, "kind": object})
-    schema = TableSchema.fit(train.astype({"x": float, "kind": object}))
+    schema = TableSchema.fit(train.astype({"x": float, "kind": object}), kinds={"x": "numeric"})
     source = TableSource(rows, schema)
     expected = encoded_naively(rows, schema)
     torch.testing.assert_close(source.batch(range(len(rows))), expected)

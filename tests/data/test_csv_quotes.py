@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from krepes.data.readers import read_csv
+from krepes.data.csv_table import read_csv
 from krepes.errors import DataError, KrepesWarning
 
 
@@ -51,7 +51,7 @@ def test_a_cell_of_too_many_lines_is_refused_unless_asked_for(tmp_path):
 
 
 def test_a_swallow_of_more_than_a_block_is_named_by_its_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("krepes.data.readers.CHUNK", 500)
+    monkeypatch.setattr("krepes.data.csv_table.CHUNK", 500)
     with pytest.raises(DataError, match="opens on line 10 is never closed"):
         read(tmp_path, lines(l10='10,20,"x1'))
 

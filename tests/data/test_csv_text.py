@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from krepes.data import TableSchema, TableSource
-from krepes.data.readers import read_csv, read_table
+from krepes.data.csv_table import read_csv
+from krepes.data.readers import read_table
 from krepes.errors import ConfigError, DataError, KrepesWarning
 
 TEXT = "name,age\nZoë,3\nJosé,4\n"

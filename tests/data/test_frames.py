@@ -35,7 +35,14 @@ def as_pyarrow(frame):
 
 
 def as_polars(frame):
-    return pytest.importorskip("polars", reason="polars is not installed").from_arrow(as_pyarrow(frame))
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    made = polars.from_arrow(as_pyarrow(frame))
+    ordered = {
+        name: polars.Enum(values.cat.categories.tolist())
+        for name, values in frame.items()
+        if isinstance(values.dtype, pd.CategoricalDtype) and values.cat.ordered
+    }
+    return made.cast(ordered)
 
 
 KINDS = [pd.DataFrame, as_pyarrow, as_polars, nw.from_native, lambda f: nw.from_native(as_pyarrow(f)).lazy()]
@@ -90,20 +97,47 @@ def test_a_frame_that_is_no_table_is_refused(frame, options, message):
 def test_kinds_and_ranges_are_inferred(kind):
     schema = infer_schema(kind(FRAME))
     assert {c.name: c.kind for c in schema.columns} == {
-        "age": "numeric", "children": "ordinal", "member": "boolean", "smokes": "boolean", "size": "ordinal",
+        "age": "numeric", "children": "numeric", "member": "boolean", "smokes": "numeric", "size": "ordinal",
         "job": "categorical",
     }  # fmt: skip
     found = {c.name: c for c in schema.columns}
     assert (found["age"].minimum, found["age"].maximum) == (FRAME["age"].min(), FRAME["age"].max())
-    assert found["children"].categories == ("0", "1", "2")
     assert found["size"].categories == ("S", "M", "L")
     assert found["job"].missing == 18
     assert found["job"].categories == ("01", "b", "clerk", "no")
 
 
 def test_ordinal_numbers_are_ordered_as_numbers():
-    schema = infer_schema(pd.DataFrame({"n": [10, 9, 2, 100]}))
+    schema = infer_schema(pd.DataFrame({"n": [10, 9, 2, 100] * 2}), kinds={"n": "ordinal"})
     assert schema.columns[0].categories == ("2", "9", "10", "100")
+
+
+@pytest.mark.parametrize("fit", [TableSchema.fit, infer_schema])
+def test_fitting_and_inferring_know_the_same_kinds(fit):
+    frame = FRAME.assign(
+        constant=7, count=range(ROWS), few=[1.0, 2.0, np.nan] * 10, whole=[3, 1] * 15, maybe=[True, None, False] * 10
+    )
+    with pytest.warns(KrepesWarning, match="'constant' is constant"):
+        kinds = {c.name: c.kind for c in fit(frame).columns}
+    assert kinds == {
+        "age": "numeric", "children": "numeric", "member": "boolean", "smokes": "numeric", "size": "ordinal",
+        "job": "categorical", "constant": "numeric", "count": "numeric", "few": "numeric", "whole": "numeric",
+        "maybe": "boolean",
+    }  # fmt: skip
+    assert fit(frame[["whole"]], kinds={"whole": "ordinal"}).columns[0].kind == "ordinal"
+    with pytest.raises(ConfigError, match="'ranked'"):
+        fit(frame, kinds={"whole": "ranked"})
+
+
+@pytest.mark.parametrize("fit", [TableSchema.fit, infer_schema])
+@pytest.mark.parametrize("kind", [pd.Series, pd.Categorical])
+def test_a_column_that_is_nearly_numeric_is_said_unless_its_kind_is(fit, kind):
+    frame = pd.DataFrame({"x": kind(["1,5"] * 30 + ["2"] * 29 + ["many"])})
+    said_of_x = r"29 of 60 cells of column 'x' of the data frame.*row 0 holds '1,5'.*decimal comma.*kinds=\{'x'"
+    with pytest.warns(KrepesWarning, match=said_of_x) as said:
+        assert fit(frame).columns[0].kind == "categorical"
+    assert len(said) == 1
+    assert fit(frame, kinds={"x": "categorical"}) == TableSchema.fit(frame, categorical=["x"])
 
 
 def test_a_kind_can_be_said_and_a_wrong_one_is_refused():

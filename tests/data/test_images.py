@@ -4,6 +4,7 @@ import io
 import os
 import warnings
 import zlib
+from functools import partial
 
 import hypothesis.strategies as st
 import numpy as np
@@ -19,6 +20,7 @@ from krepes.data.source import Source, fingerprint
 from krepes.errors import ConfigError, DataError, KrepesWarning
 
 PLAIN = Preprocess()
+folder_of = partial(ImageFolder, show_label=True)
 
 
 def picture(width=8, height=8, mode="RGB", seed=0) -> Image.Image:
@@ -37,7 +39,7 @@ def tree(tmp_path):
 
 
 def test_a_tree_gives_sorted_relative_ids_and_its_folders_as_metadata(tree):
-    source = ImageFolder(tree, PLAIN)
+    source = folder_of(tree, PLAIN)
     assert isinstance(source, Source)
     assert source.kind == "image"
     assert source.ids == ["cat/a.png", "cat/b.png", "dog/c.png", "dog/more/d.png"]
@@ -48,22 +50,22 @@ def test_a_tree_gives_sorted_relative_ids_and_its_folders_as_metadata(tree):
 
 
 def test_hidden_folders_are_out_of_the_metadata_and_can_be_asked_for(tree):
-    source = ImageFolder(tree, PLAIN, hide=["folder"])
+    source = folder_of(tree, PLAIN, hide=["folder"])
     assert source.metadata() is None
     assert source.column("folder").tolist() == ["cat", "cat", "dog", "dog"]
 
 
 def test_a_flat_folder_has_no_metadata(tree):
-    assert ImageFolder(tree / "cat", PLAIN).metadata() is None
+    assert folder_of(tree / "cat", PLAIN).metadata() is None
 
 
 def test_a_fingerprint_knows_files_ids_and_preprocessing_and_not_the_place(tree, tmp_path):
-    source = ImageFolder(tree, PLAIN)
+    source = folder_of(tree, PLAIN)
     (tmp_path / "moved").symlink_to(tree)
-    assert source.fingerprint() == ImageFolder(tmp_path / "moved", PLAIN).fingerprint()
-    assert source.fingerprint() != ImageFolder(tree, Preprocess(mean=(0.5,) * 3, std=(1,) * 3)).fingerprint()
+    assert source.fingerprint() == folder_of(tmp_path / "moved", PLAIN).fingerprint()
+    assert source.fingerprint() != folder_of(tree, Preprocess(mean=(0.5,) * 3, std=(1,) * 3)).fingerprint()
     picture(seed=9).save(tree / "cat" / "a.png")
-    assert source.fingerprint() != ImageFolder(tree, PLAIN).fingerprint()
+    assert source.fingerprint() != folder_of(tree, PLAIN).fingerprint()
 
 
 def truncated(path):
@@ -106,9 +108,9 @@ def test_a_file_that_cannot_be_used_is_named_or_left_out(tree, kind):
     make, reason = BROKEN[kind]
     make(tree / "cat" / "aa.png")
     with pytest.raises(DataError, match=f"1 of 5 images of .*cat/aa.png: .*{reason}"):
-        ImageFolder(tree, PLAIN)
+        folder_of(tree, PLAIN)
     with pytest.warns(KrepesWarning, match=r"1 of 5 images .* left out"):
-        source = ImageFolder(tree, PLAIN, on_error="skip")
+        source = folder_of(tree, PLAIN, on_error="skip")
     assert source.ids == ["cat/a.png", "cat/b.png", "dog/c.png", "dog/more/d.png"]
     assert source.metadata()["folder"].tolist() == ["cat", "cat", "dog", "dog"]
     assert source.problems["id"].tolist() == ["cat/aa.png"]
@@ -120,7 +122,7 @@ def test_an_error_names_five_files_and_the_count(tree):
     for i in range(7):
         (tree / f"bad{i}.png").write_bytes(b"")
     with pytest.raises(DataError, match="7 of 11 images") as error:
-        ImageFolder(tree, PLAIN)
+        folder_of(tree, PLAIN)
     assert "bad4.png" in str(error.value)
     assert "bad5.png" not in str(error.value)
     assert "and 2 more" in str(error.value)
@@ -129,12 +131,12 @@ def test_an_error_names_five_files_and_the_count(tree):
 def test_nothing_left_is_an_error_even_when_skipping(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match="None is left"):
-        ImageFolder(tmp_path, PLAIN, on_error="skip")
+        folder_of(tmp_path, PLAIN, on_error="skip")
 
 
 def test_a_file_that_only_its_header_vouches_for_fails_by_name_when_it_is_read(tree):
     truncated(tree / "cat" / "a.png")
-    source = ImageFolder(tree, Preprocess(size=(8, 8)), verify=False)
+    source = folder_of(tree, Preprocess(size=(8, 8)), verify=False)
     assert len(source) == 4
     with pytest.raises(DataError, match=r"image cat/a.png \(.*\): it cannot be decoded"):
         source.batch([0, 1])
@@ -247,17 +249,17 @@ def test_a_wrong_preprocessing_is_named(settings_, message):
 
 def test_a_smaller_image_than_the_crop_is_a_problem(tree):
     with pytest.raises(DataError, match="smaller than the crop of 9×9"):
-        ImageFolder(tree, Preprocess(crop=9))
+        folder_of(tree, Preprocess(crop=9))
 
 
 def test_a_callable_is_no_preprocessing(tree):
     with pytest.raises(ConfigError, match=r"expected krepes.data.Preprocess"):
-        ImageFolder(tree, lambda image: image)
+        folder_of(tree, lambda image: image)
 
 
 def test_the_pixel_limit_is_the_users(tree):
     with pytest.raises(DataError, match="8×8 = 64 pixels; the limit is max_pixels=63"):
-        ImageFolder(tree, PLAIN, max_pixels=63)
+        folder_of(tree, PLAIN, max_pixels=63)
 
 
 def test_a_name_that_is_not_utf8_is_a_problem(tree):
@@ -268,9 +270,9 @@ def test_a_name_that_is_not_utf8_is_a_problem(tree):
     except OSError:
         pytest.skip("this file system takes no such names")
     with pytest.raises(DataError, match=r"cat/\\xe9t\\xe9.png: its name is not UTF-8"):
-        ImageFolder(tree, PLAIN)
+        folder_of(tree, PLAIN)
     with pytest.warns(KrepesWarning, match="1 of 5"):
-        source = ImageFolder(tree, PLAIN, on_error="skip")
+        source = folder_of(tree, PLAIN, on_error="skip")
     assert len(source) == 4
     assert source.fingerprint()
 
@@ -278,7 +280,7 @@ def test_a_name_that_is_not_utf8_is_a_problem(tree):
 def test_a_link_to_a_folder_above_is_a_problem_and_no_endless_walk(tree):
     (tree / "dog" / "again").symlink_to(tree)
     with pytest.raises(DataError, match="dog/again: it is a link to a folder above it"):
-        ImageFolder(tree, PLAIN)
+        folder_of(tree, PLAIN)
 
 
 def test_a_folder_that_cannot_be_read_is_a_problem(tree, monkeypatch):
@@ -291,7 +293,7 @@ def test_a_folder_that_cannot_be_read_is_a_problem(tree, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match="cat: the folder cannot be read: Permission denied"):
-        ImageFolder(tree, PLAIN)
+        folder_of(tree, PLAIN)
 
 
 def test_a_file_that_cannot_be_read_is_a_problem(tree, monkeypatch):
@@ -302,22 +304,22 @@ def test_a_file_that_cannot_be_read_is_a_problem(tree, monkeypatch):
 
     monkeypatch.setattr("krepes.data.images.open_file", refuse)
     with pytest.raises(DataError, match=r"cat/a.png: it cannot be read: Permission denied"):
-        ImageFolder(tree, PLAIN)
+        folder_of(tree, PLAIN)
 
 
 def test_other_files_are_passed_over_with_their_count_and_hidden_ones_silently(tree):
     (tree / ".DS_Store").write_text("x")
-    assert len(ImageFolder(tree, PLAIN)) == 4
+    assert len(folder_of(tree, PLAIN)) == 4
     (tree / "notes.txt").write_text("x")
     with pytest.warns(KrepesWarning, match=r"1 files of .* passed over: notes.txt"):
-        assert len(ImageFolder(tree, PLAIN)) == 4
+        assert len(folder_of(tree, PLAIN)) == 4
 
 
 def test_a_missing_and_an_empty_folder_are_named(tmp_path):
     with pytest.raises(DataError, match="there is no folder"):
-        ImageFolder(tmp_path / "none", PLAIN)
+        folder_of(tmp_path / "none", PLAIN)
     with pytest.raises(DataError, match="no images of"):
-        ImageFolder(tmp_path, PLAIN)
+        folder_of(tmp_path, PLAIN)
 
 
 def test_a_list_of_paths_keeps_its_order_and_a_repeated_one_is_a_problem(tree, monkeypatch):
@@ -370,16 +372,16 @@ def test_metadata_and_ids_belong_to_the_files_and_skipping_keeps_them_aligned(tr
 
 
 def test_many_threads_give_the_same_as_one(tree, monkeypatch):
-    one = ImageFolder(tree, PLAIN).batch(range(4))
+    one = folder_of(tree, PLAIN).batch(range(4))
     monkeypatch.setattr("krepes.data.problems.WORKERS", 4)
     monkeypatch.setattr("krepes.data.problems.TOGETHER", 3)
-    assert torch.equal(ImageFolder(tree, PLAIN).batch(range(4)), one)
+    assert torch.equal(folder_of(tree, PLAIN).batch(range(4)), one)
 
 
 @pytest.mark.parametrize("limit", [0, 2**20])
 def test_few_images_are_decoded_once_and_many_whenever_they_are_read(tree, monkeypatch, limit):
     monkeypatch.setattr("krepes.data.encoded.KEPT_BYTES", limit)
-    source = ImageFolder(tree, PLAIN)
+    source = folder_of(tree, PLAIN)
     first = source.batch([2, 0, 2])
     first.zero_()  # a batch belongs to whoever asked for it
     (tree / "dog" / "c.png").unlink()
@@ -391,22 +393,22 @@ def test_few_images_are_decoded_once_and_many_whenever_they_are_read(tree, monke
 
 
 def test_the_fingerprint_of_a_source_does_not_decode_but_agrees_on_equality(tree):
-    same, other = ImageFolder(tree, PLAIN), ImageFolder(tree / "dog", PLAIN)
+    same, other = folder_of(tree, PLAIN), folder_of(tree / "dog", PLAIN)
     assert (fingerprint(same) == fingerprint(other)) == (same.fingerprint() == other.fingerprint())
 
 
 def test_pillow_told_to_pass_damaged_files_is_said(tree, monkeypatch):
     monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
     with pytest.warns(KrepesWarning, match="LOAD_TRUNCATED_IMAGES"):
-        ImageFolder(tree, PLAIN)
+        folder_of(tree, PLAIN)
 
 
 def test_an_unknown_way_with_errors_is_refused(tree):
     with pytest.raises(ConfigError, match="on_error='ignore'"):
-        ImageFolder(tree, PLAIN, on_error="ignore")
+        folder_of(tree, PLAIN, on_error="ignore")
 
 
 def test_good_files_give_no_warning(tree):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert ImageFolder(tree, PLAIN).problems.empty
+        assert folder_of(tree, PLAIN).problems.empty

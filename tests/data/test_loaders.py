@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from krepes.data import chunks
 from krepes.data.loaders import LoaderSource
 from krepes.data.source import Source
-from krepes.errors import DataError
+from krepes.errors import ConfigError, DataError
 
 X = torch.randn(23, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 PAIRS = TensorDataset(X, torch.arange(23))
@@ -114,6 +114,40 @@ GOOD = [A, B]
 def test_a_loader_whose_samples_would_mean_nothing_is_refused(loader, message):
     with pytest.raises(DataError, match=message):
         LoaderSource(loader)
+
+
+class Breaks:
+    """A dataset that raises at an item."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index == 5:
+            raise OSError("no disk")
+        return X[index]
+
+
+def test_a_loader_that_raises_halfway_is_named_by_its_batch(tmp_path):
+    with pytest.raises(DataError, match="batch 2 of the loader cannot be read: it raises OSError: no disk"):
+        LoaderSource(DataLoader(Breaks(), batch_size=2), cache=tmp_path / "c")
+    assert torch.equal(LoaderSource([A, B], cache=tmp_path / "c").batch(range(8)), X[:8])
+
+
+def test_a_loader_of_samples_of_several_sizes_is_named_by_its_batch():
+    items = [*X[:5], X[5, :, :2]]
+    with pytest.raises(DataError, match=r"batch 1 of the loader cannot be read: .*equal size"):
+        LoaderSource(DataLoader(items, batch_size=3))
+
+
+def test_a_number_of_samples_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="n=-1"):
+        LoaderSource([A], n=-1)
+
+
+def test_an_id_given_twice_is_named():
+    with pytest.raises(DataError, match="more than once: a"):
+        LoaderSource([A], ids=list("abca"))
 
 
 def test_a_part_that_batches_do_not_have_is_named():

@@ -10,7 +10,7 @@ from PIL import Image
 from krepes.data.images import Preprocess
 from krepes.data.packed import PackedImages
 from krepes.data.source import Source
-from krepes.errors import DataError, KrepesWarning
+from krepes.errors import ConfigError, DataError, KrepesWarning
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
 
@@ -40,7 +40,7 @@ LABELS = {"labels": np.array([1, 0, 1, 1, 0], np.uint8), "classes": np.array(["c
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_packed_images_are_samples_with_their_members_as_metadata(tmp_path, save):
     path = packed(tmp_path, save, **members(**LABELS, age=np.arange(5.0)))
-    source = PackedImages(path, Preprocess())
+    source = PackedImages(path, Preprocess(), show_label=True)
     assert isinstance(source, Source)
     assert list(source.ids) == ["0", "1", "2", "3", "4"]
     assert torch.equal(source.batch([3, 0]), torch.stack([Preprocess()(Image.fromarray(PIXELS[i])) for i in (3, 0)]))
@@ -65,6 +65,16 @@ def test_ids_and_names_of_codes_are_members(tmp_path):
     assert source.metadata().to_dict("list") == {"sex": ["f", "m", "m"]}
 
 
+@pytest.mark.parametrize("rows", [-1, 0, 2.5, True, "3"])
+def test_a_number_of_rows_that_is_none_is_refused(tmp_path, rows):
+    with pytest.raises(ConfigError, match=r"rows=.*expected a positive whole number"):
+        PackedImages(packed(tmp_path, **members()), Preprocess(), rows=rows)
+
+
+def test_more_rows_than_there_are_give_all(tmp_path):
+    assert len(PackedImages(packed(tmp_path, **members()), Preprocess(), rows=99)) == 5
+
+
 def test_damaged_images_are_named_or_left_out_and_the_others_keep_their_ids(tmp_path):
     whole = members(**LABELS)
     parts = [whole["blob"][a:b].tobytes() for a, b in zip(whole["offsets"], whole["offsets"][1:], strict=False)]
@@ -72,7 +82,7 @@ def test_damaged_images_are_named_or_left_out_and_the_others_keep_their_ids(tmp_
     with pytest.raises(DataError, match=r"2 of 5 images of .*p.npz cannot be used: 1: it cannot.*3: it is empty"):
         PackedImages(path, Preprocess())
     with pytest.warns(KrepesWarning, match="2 of 5"):
-        source = PackedImages(path, Preprocess(), on_error="skip")
+        source = PackedImages(path, Preprocess(), on_error="skip", show_label=True)
     assert list(source.ids) == ["0", "2", "4"]
     assert source.metadata()["labels"].tolist() == ["dog", "dog", "cat"]
     assert source.problems["id"].tolist() == ["1", "3"]
@@ -117,6 +127,6 @@ def test_a_member_without_an_entry_per_image_is_said(tmp_path):
 
 def test_a_fingerprint_knows_the_bytes_and_not_the_container(tmp_path):
     one = PackedImages(packed(tmp_path, np.savez, **members()), Preprocess()).fingerprint()
-    assert one == PackedImages(packed(tmp_path, **members(**LABELS)), Preprocess()).fingerprint()
+    assert one == PackedImages(packed(tmp_path, **members(**LABELS)), Preprocess(), ["labels"]).fingerprint()
     assert one != PackedImages(packed(tmp_path, **members()), Preprocess(size=(4, 4))).fingerprint()
     assert one != PackedImages(packed(tmp_path, **members()), Preprocess(), rows=4).fingerprint()

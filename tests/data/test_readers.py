@@ -3,6 +3,7 @@
 import csv
 import datetime
 import io
+from functools import partial
 from unittest import mock
 
 import hypothesis.strategies as st
@@ -13,9 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 
-from krepes.data import TableSchema, readers
-from krepes.data.readers import MISSING, read_csv, read_parquet, read_table
-from krepes.errors import DataError
+from krepes.data import TableSchema, csv_table
+from krepes.data.cells import MISSING
+from krepes.data.csv_table import read_csv
+from krepes.data.frames import infer_schema, table_of
+from krepes.data.readers import read_parquet, read_table
+from krepes.errors import DataError, KrepesWarning
 
 CELLS = st.sampled_from(["1", "-2.5", "+3", "+-3", "1e4", "007", "inf", "?", "NA", "", " ü ", "b", "B ", "5.", "\t6"])
 
@@ -44,7 +48,7 @@ def test_a_csv_reads_the_same_in_any_blocks(rows, block, tmp_path_factory):
     out = io.StringIO()
     csv.writer(out, quoting=csv.QUOTE_ALL).writerows([["a", "b"], *rows])
     path.write_text(out.getvalue(), encoding="utf-8")
-    with mock.patch.object(readers, "CHUNK", block):
+    with mock.patch.object(csv_table, "CHUNK", block):
         frame = read_csv(path)
     for name, expected in zip("ab", read_slowly(rows), strict=True):
         numeric = any(isinstance(v, float) for v in expected)
@@ -74,6 +78,56 @@ def test_ids_keep_their_spelling(tmp_path):
     assert read_table(tmp_path / "t.parquet", text=["id"])["id"].tolist() == [str(2**60 + 1), "5"]
 
 
+def test_a_name_that_no_column_has_is_refused_with_the_nearest(tmp_path):
+    (tmp_path / "t.csv").write_text("code,age\n007,1\n")
+    pq.write_table(pa.table({"code": ["007"], "age": [1]}), tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        with pytest.raises(DataError, match="unknown column 'cod'; did you mean 'code'"):
+            read_table(tmp_path / name, text=["cod"])
+    with pytest.raises(DataError, match="unknown column 'agee'; did you mean 'age'"):
+        read_table(tmp_path / "t.parquet", ["agee"])
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.dictionary(pa.int32(), pa.int64())])
+def test_whole_numbers_that_float64_rounds_are_said_with_what_keeps_them(tmp_path, kind):
+    path, values = tmp_path / "t.parquet", [2**53 + 1, None, 5]
+    column = pa.array(values, kind) if pa.types.is_integer(kind) else pa.array(values).dictionary_encode()
+    frame = pa.table({"id": column, "n": [2**53 - 1, 2, 3], "x": [1e300, 1.5, 2.0]})
+    pq.write_table(frame, path, row_group_size=1)
+    for read, where in ((partial(read_parquet, path), "t.parquet"), (partial(table_of, frame), "the data frame")):
+        with pytest.warns(KrepesWarning, match=rf"column 'id' of .*{where}.* beyond 2\^53.*text=\['id'\]") as said:
+            read()
+        assert len(said) == 1
+        assert read(text=["id"])["id"].tolist()[0] == str(2**53 + 1)
+
+
+def test_whole_numbers_of_a_csv_that_float64_rounds_are_said_too(tmp_path):
+    (tmp_path / "t.csv").write_text(f"id,n,x\n{2**53 + 1},{2**53 - 1},1e300\n-5,1,2\n")
+    with pytest.warns(KrepesWarning, match=r"column 'id' of .* beyond 2\^53.*text=\['id'\]") as said:
+        read_csv(tmp_path / "t.csv")
+    assert len(said) == 1
+    assert read_csv(tmp_path / "t.csv", text=["id"])["id"].tolist() == [str(2**53 + 1), "-5"]
+
+
+NEARLY = ["1.5"] * 30 + ["2"] * 28 + ["n/a", None]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_column_that_is_nearly_numeric_is_said_once_from_file_to_schema(tmp_path, suffix):
+    frame = pd.DataFrame({"x": NEARLY, "words": ["a", "b"] * 30, "code": NEARLY})
+    path = tmp_path / f"t.{suffix}"
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    place = "line 60" if suffix == "csv" else "row 58"
+    said_of_x = rf"58 of 59 cells of column 'x' of .*t.{suffix} are numbers; {place} holds 'n/a'.*text="
+    with pytest.warns(KrepesWarning, match=said_of_x) as said:
+        read = read_table(path, text=["code"])
+    assert len(said) == 1
+    with pytest.warns(KrepesWarning, match="column 'code' of the data frame") as said:
+        infer_schema(read)
+    assert len(said) == 1
+    infer_schema(read, kinds={"code": "categorical"})
+
+
 PARQUET_COLUMNS = [
     (pa.array(["a", " b ", "?", None]).dictionary_encode(), ["a", "b", None, None]),
     (pa.array([1, 2, None, 3]).dictionary_encode(), [1.0, 2.0, None, 3.0]),
@@ -86,6 +140,7 @@ PARQUET_COLUMNS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*beyond 2.53:krepes.errors.KrepesWarning")
 @pytest.mark.parametrize(("column", "expected"), PARQUET_COLUMNS, ids=[str(c.type) for c, _ in PARQUET_COLUMNS])
 def test_a_parquet_type_becomes_numbers_or_categories(tmp_path, column, expected):
     pq.write_table(pa.table({"c": column}), tmp_path / "t.parquet")

@@ -1,15 +1,10 @@
 """Array files as samples: .npy, members of .npz, IDX; images among them as the encoder takes them."""
 
-import gzip
 import hashlib
-import math
-import struct
-import warnings
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,18 +12,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from krepes.data.columns import checked_metadata
 from krepes.data.ids import checked_ids, joined
+from krepes.data.idx import is_idx, read_idx
+from krepes.data.names import existing
+from krepes.data.npz import DAMAGED, read_member, reason_of
 from krepes.data.preprocess import Preprocess
-from krepes.data.problems import in_threads
-from krepes.data.readers import existing
-from krepes.data.source import ArraySource, checked_metadata, slice_of
-from krepes.errors import ConfigError, DataError, KrepesWarning, is_whole
+from krepes.data.problems import check_rows, in_threads
+from krepes.data.source import ArraySource, slice_of
+from krepes.errors import ConfigError, DataError
 
 Layout = Literal["NHWC", "NCHW", "NHW"]
-LARGE = 2**28  # bytes of a compressed member from which its size is said
-LARGEST = 4 * 2**30  # bytes of a compressed member that are read into memory
-IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, RuntimeError)
 
 
 def load_array(
@@ -39,6 +33,7 @@ def load_array(
     ids: Sequence[str] | None = None,
     metadata: pd.DataFrame | None = None,
     rows: int | None = None,
+    show_label: bool = False,
 ) -> "ArraySource | ArrayImages":
     """The samples of an array file.
 
@@ -48,7 +43,7 @@ def load_array(
         layout: of uint8 images: which axes are height, width and channels. They are scaled to [0, 1] and preprocessed;
             without a layout an array is what the encoder takes.
         preprocess: of uint8 images; default scales alone, in the array's own channels.
-        ids, metadata: see `ArraySource`.
+        ids, metadata, show_label: see `ArraySource`.
         rows: the first ones only.
 
     Example:
@@ -59,14 +54,13 @@ def load_array(
         DataError: no such file, damaged, pickled objects, uint8 images without a layout, or a layout that does not fit.
         ConfigError: a preprocessing without a layout.
     """
-    if rows is not None and (not is_whole(rows) or rows < 1):
-        raise ConfigError(f"rows={rows!r}; expected a positive whole number")
+    check_rows(rows)
     array = read_array(path, member)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     array = array[:rows] if array.ndim else array
     if layout is not None:
-        return ArrayImages(array, layout, preprocess, ids, metadata, str(path))
+        return ArrayImages(array, layout, preprocess, ids, metadata, str(path), show_label)
     if preprocess is not None:
         raise ConfigError(f"preprocess is for uint8 images; say how {path} holds them: layout='NHWC', 'NCHW' or 'NHW'")
     if array.dtype == np.uint8 and array.ndim in (3, 4):
@@ -74,7 +68,7 @@ def load_array(
             f"{path} holds uint8 of shape {array.shape}, images it seems; say how: layout='NHWC', 'NCHW' or 'NHW'. For "
             "anything else save it in the type that the encoder takes"
         )
-    return ArraySource(array, ids, metadata)
+    return ArraySource(array, ids, metadata, show_label=show_label)
 
 
 class ArrayImages:
@@ -84,7 +78,7 @@ class ArrayImages:
         array: uint8; a memory map stays one.
         layout: "NHWC", "NCHW", or "NHW" for grey images.
         preprocess: its mode has to fit the channels, 3 for RGB and 1 for L; default scales to [0, 1].
-        ids, metadata: see `ArraySource`.
+        ids, metadata, show_label: see `ArraySource`.
         name: of the array in messages.
 
     Raises:
@@ -101,6 +95,7 @@ class ArrayImages:
         ids: Sequence[str] | None = None,
         metadata: pd.DataFrame | None = None,
         name: str = "the array",
+        show_label: bool = False,
     ):
         if layout not in ("NHWC", "NCHW", "NHW"):
             raise ConfigError(f"layout={layout!r}; expected 'NHWC', 'NCHW' or 'NHW'")
@@ -122,7 +117,7 @@ class ArrayImages:
             )
         self._array, self._layout = array, layout
         self.ids = checked_ids(ids, len(array))
-        self._metadata = checked_metadata(metadata, len(array))
+        self._metadata = checked_metadata(metadata, len(array), show_label)
         _, height, width = self._pixels(array[:1])[0].shape
         self.preprocess.shape(width, height)  # refuses a crop that is larger
         self._fingerprint: str | None = None
@@ -166,128 +161,14 @@ class ArrayImages:
 def read_array(path: str | Path, member: str | None = None) -> np.ndarray:
     """An array from .npy, .npz or IDX, memory-mapped where that is possible; raises as `load_array`."""
     path = existing(path)
-    suffix = path.suffix.lower()
-    if suffix != ".npz" and member is not None:
+    npz = path.suffix.lower() == ".npz" or zipfile.is_zipfile(path)
+    if not npz and member is not None:
         raise ConfigError(f"member={member!r} is for .npz files; {path} holds one array")
-    if ".idx" in path.name.lower() or "-idx" in path.name.lower():
+    if npz:
+        return read_member(path, member)
+    if is_idx(path):
         return read_idx(path)
     try:
-        if zipfile.is_zipfile(path):
-            return read_member(path, member)
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except DataError:
-        raise
     except DAMAGED as error:
-        raise DataError(f"cannot read {path} as .npy: {_reason(error)}") from error
-
-
-def members_of(path: Path) -> dict[str, str]:
-    """Name ↦ type and shape of the arrays in an .npz file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = {}
-            for info in archive.infolist():
-                if info.filename.endswith(".npy"):
-                    with archive.open(info) as file:
-                        shape, _, dtype = _npy_header(file)
-                    found[info.filename.removesuffix(".npy")] = f"{dtype} {shape}"
-            return found
-    except DAMAGED as error:
-        raise DataError(f"cannot read {path} as .npz: {_reason(error)}") from error
-
-
-def read_member(path: Path, member: str | None) -> np.ndarray:
-    """One array of an .npz file: memory-mapped where it is not compressed, else read into memory with a warning.
-
-    Raises:
-        DataError: no such member, none named, damaged, pickled, or too large to be read.
-    """
-    there = members_of(path)
-    if member not in there:
-        said = ", ".join(f"{name}: {what}" for name, what in there.items())
-        asked = "" if member is None else f" without a member '{member}'"
-        raise DataError(f"{path} is an archive of arrays{asked} ({said or 'empty'}); name one of them with member=…")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo(f"{member}.npy")
-            with archive.open(info) as file:
-                shape, fortran, dtype = _npy_header(file)
-                header = file.tell()
-            if dtype.hasobject:
-                raise DataError(f"{path}: '{member}' holds pickled Python objects, which krepes does not load")
-            if info.compress_type == zipfile.ZIP_STORED and math.prod(shape) > 0:
-                if header + math.prod(shape) * dtype.itemsize != info.file_size:
-                    raise DataError(
-                        f"{path}: '{member}' holds {info.file_size - header} bytes, and its header says {shape} of "
-                        f"{dtype}: the file is damaged"
-                    )
-                start = _data_of(path, info) + header
-                return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
-            size = math.prod(shape) * dtype.itemsize
-            if size > LARGEST:
-                raise DataError(
-                    f"{path}: '{member}' is compressed and takes {size / 2**30:.1f} GiB of memory; save it with "
-                    "numpy.save or numpy.savez, which are mapped instead"
-                )
-            if size > LARGE:
-                warnings.warn(
-                    f"{path}: '{member}' is compressed: {size / 2**20:.0f} MiB are read into memory; "
-                    "numpy.savez is memory-mapped",
-                    KrepesWarning,
-                    stacklevel=4,
-                )
-            with archive.open(info) as file:
-                return np.lib.format.read_array(file, allow_pickle=False)
-    except DataError:
-        raise
-    except DAMAGED as error:
-        raise DataError(f"cannot read '{member}' of {path}: {_reason(error)}") from error
-
-
-def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
-
-
-def _data_of(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where a stored member's bytes begin: its local header has lengths of its own."""
-    with path.open("rb") as file:
-        file.seek(info.header_offset)
-        name, extra = struct.unpack("<26xHH", file.read(30))
-    return info.header_offset + 30 + name + extra
-
-
-def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    if "pickle" in text.lower() or "Python objects" in text:
-        return "it holds pickled Python objects, which krepes does not load; save plain numbers with numpy.save"
-    return text
-
-
-def read_idx(path: str | Path) -> np.ndarray:
-    """An array in MNIST's IDX format, maybe compressed by gzip; big-endian numbers become the machine's own.
-
-    Raises:
-        DataError: no such file, another format, or more or fewer bytes than the header says.
-    """
-    path = existing(path)
-    try:
-        with path.open("rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if zipped else path.open("rb") as file:
-            start: Any = file.read(4)
-            if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in IDX_TYPES or not start[3]:
-                raise DataError(f"{path} is no IDX file: it begins with {bytes(start)!r}")
-            shape = struct.unpack(f">{start[3]}I", file.read(4 * start[3]))
-            dtype = np.dtype(IDX_TYPES[start[2]])
-            wanted = math.prod(shape) * dtype.itemsize
-            if wanted > LARGEST:
-                raise DataError(f"{path} says that it holds {shape}, {wanted} bytes; the limit is {LARGEST}")
-            content = file.read(wanted + 1)
-    except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise DataError(f"cannot read {path} as IDX: {error}") from error
-    if len(content) != wanted:
-        got = f"only {len(content)}" if len(content) < wanted else "more"
-        raise DataError(f"{path} is no whole IDX file: its header says {shape}, {wanted} bytes, and it holds {got}")
-    return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+        raise DataError(f"cannot read {path} as .npy: {reason_of(error)}") from error

@@ -7,11 +7,11 @@ import stat
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import ImageFile
 from torch import Tensor
@@ -19,10 +19,10 @@ from torch import Tensor
 from krepes.data.ids import ChosenIds, joined
 from krepes.data.preprocess import Preprocess, read_header, read_image
 from krepes.data.problems import OnError, Problem, check_on_error, in_threads, settle
-from krepes.data.readers import require_name
 from krepes.errors import ConfigError, DataError, KrepesWarning, is_whole
 
 KEPT_BYTES = 256 * 2**20  # decoded images that are held, where all of them fit
+PIXEL_BYTES, EXTRA_BYTES = 8, 64 * 2**20  # an encoded file has no more than so much a pixel, and so much besides
 Seen = tuple[tuple[int, ...], str] | str | None
 
 
@@ -45,6 +45,7 @@ class EncodedImages:
         shape: of each (C, H, W).
         problems: a table of id, path and problem, one row per image that cannot be used.
         modes: Pillow's mode ↦ how many usable images are kept so.
+        preprocess: as given.
 
     Raises:
         DataError: there are images that cannot be used, or none that can.
@@ -64,7 +65,8 @@ class EncodedImages:
     ):
         check_settings(preprocess, on_error, max_pixels)
         self._ids, self._paths, self._encoded = ids, paths, encoded
-        self._preprocess, self._max_pixels = preprocess, max_pixels
+        self.preprocess, self._max_pixels = preprocess, max_pixels
+        self._digests = np.zeros((len(ids), 32), np.uint8)  # of the bytes as they were first read; zeros before
         found, usable = dict(known), []
         for position, seen in enumerate(in_threads(self._looker(known, verify), range(len(ids)))):
             usable.append(seen if isinstance(seen, tuple) else None)
@@ -91,7 +93,7 @@ class EncodedImages:
         """Images (B, C, H, W), float32, at these positions among the usable ones.
 
         Raises:
-            DataError: one cannot be read any more, or never could where verify was off; names it.
+            DataError: one has changed, cannot be read any more, or never could where verify was off; names it.
         """
         positions = self.kept[np.asarray(indices, dtype=np.int64)].tolist()
         if not positions:
@@ -103,17 +105,40 @@ class EncodedImages:
         return torch.stack([self._held[position] for position in positions])
 
     def fingerprint(self) -> str:
-        """sha256 over ids, preprocessing and encoded bytes: nothing is decoded."""
-        digest = hashlib.sha256(repr(self._preprocess).encode())
+        """sha256 over ids, preprocessing and the encoded bytes as they were first read: nothing is decoded.
+
+        Raises:
+            DataError: an image that was not read yet cannot be read; names it.
+        """
+        digest = hashlib.sha256(repr(self.preprocess).encode())
         for part in joined(ChosenIds(self._ids, self.kept)):  # pyright: ignore[reportArgumentType]
             digest.update(part)
         for position in self.kept.tolist():
-            try:
-                with self._encoded(position) as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())  # pyright: ignore[reportArgumentType]
-            except OSError as error:
-                raise DataError(f"{self._paths[position]}: it cannot be read: {error.strerror or error}") from error
+            if not self._digests[position].any():
+                try:
+                    self._read(position)
+                except OSError as error:
+                    raise DataError(f"{self._paths[position]}: it cannot be read: {error.strerror or error}") from error
+            digest.update(self._digests[position].tobytes())
         return digest.hexdigest()
+
+    def _read(self, position: int) -> IO[bytes]:
+        """The encoded bytes, which are those that were read the first time.
+
+        Raises:
+            DataError: they have changed since, or are more than an image of max_pixels takes.
+            OSError: they cannot be read.
+        """
+        most = PIXEL_BYTES * self._max_pixels + EXTRA_BYTES
+        with self._encoded(position) as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise DataError(f"it has more than {most} bytes; no image of max_pixels={self._max_pixels} takes so many")
+        digest = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+        if self._digests[position].any() and (digest != self._digests[position]).any():
+            raise DataError("its bytes have changed since they were first read, and its fingerprint with them")
+        self._digests[position] = digest
+        return BytesIO(content)
 
     def _looker(self, known: dict[int, Problem], verify: bool) -> Callable[[int], Seen]:
         """position ↦ shape and mode, or what is wrong; None where that is known."""
@@ -123,12 +148,12 @@ class EncodedImages:
             if position in known:
                 return None
             try:
-                with self._encoded(position) as file:
-                    if verify:
-                        made, mode = read_image(file, self._preprocess, self._max_pixels)
-                        seen = (tuple(made.shape), mode)
-                    else:
-                        seen = read_header(file, self._preprocess, self._max_pixels)
+                if verify:
+                    made, mode = read_image(self._read(position), self.preprocess, self._max_pixels)
+                    seen = (tuple(made.shape), mode)
+                else:
+                    with self._encoded(position) as file:
+                        seen = read_header(file, self.preprocess, self._max_pixels)
                 return shared.setdefault(seen, seen)
             except DataError as error:
                 return str(error)
@@ -139,8 +164,7 @@ class EncodedImages:
 
     def _decoded(self, position: int) -> Tensor:
         try:
-            with self._encoded(position) as file:
-                made = read_image(file, self._preprocess, self._max_pixels)[0]
+            made = read_image(self._read(position), self.preprocess, self._max_pixels)[0]
             if made.shape != self.shape:
                 raise DataError(f"it becomes {tuple(made.shape)}; expected {self.shape}")
         except (DataError, OSError) as error:
@@ -174,37 +198,6 @@ def say_conversions(modes: dict[str, int], preprocess: Preprocess, what: str, st
         kinds = ", ".join(f"{k} {m}" for m, k in sorted(odd.items()))
         said = f"{sum(odd.values())} of {sum(modes.values())} {what} are not {preprocess.mode} and are converted to it"
         warnings.warn(f"{said}: {kinds}", KrepesWarning, stacklevel=stacklevel)
-
-
-class Columns:
-    """A table beside samples, of which some columns stay hidden.
-
-    Args:
-        table: one row per sample, among them those that are left out; None for none.
-        kept: positions of the samples.
-        hide: columns kept out of what is shown, such as classes.
-
-    Raises:
-        DataError: a hidden column does not exist.
-    """
-
-    def __init__(self, table: pd.DataFrame | None, kept: np.ndarray, hide: Sequence[str] = ()):
-        self._table = pd.DataFrame(index=range(len(kept))) if table is None else table.iloc[kept].reset_index(drop=True)
-        for name in hide:
-            require_name(self._table.columns, name)
-        for name in self._table.select_dtypes("category"):
-            self._table[name] = self._table[name].cat.remove_unused_categories()
-        shown = self._table.drop(columns=list(hide))
-        self.shown = shown if len(shown.columns) else None
-
-    def column(self, name: str) -> np.ndarray:
-        """Values (n,) as objects, None where missing.
-
-        Raises:
-            DataError: no such column.
-        """
-        values = self._table[require_name(self._table.columns, name)].astype(object)
-        return values.where(values.notna(), None).to_numpy()
 
 
 def open_file(path: Path) -> IO[bytes]:

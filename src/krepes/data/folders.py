@@ -12,9 +12,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from krepes.data.csv_table import column_names_of_csv, read_csv
 from krepes.data.encoded import open_file
+from krepes.data.names import existing
 from krepes.data.preprocess import Preprocess, read_image
-from krepes.data.readers import column_names_of_csv, existing, read_csv
 from krepes.errors import ConfigError, DataError, KrepesWarning
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
@@ -127,7 +128,7 @@ def listed(paths: Sequence[str | Path] | str | Path) -> Listing:
         return _listing(what, file.parent, [line.strip() for line in lines if line.strip()])
     if "path" not in (names := column_names_of_csv(file)):
         raise DataError(f"{file} has no column 'path' with the images' files; it has {', '.join(names)}")
-    table = read_csv(file, text=["path", "id"])
+    table = read_csv(file, text=[n for n in ("path", "id") if n in names])
     for name in {"path", "id"} & set(table):
         if gone := table[name].isna().to_numpy().sum():
             raise DataError(f"{file}: column '{name}' is empty in {gone} rows; each needs one")

@@ -3,20 +3,16 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportReturnType=false, reportOperatorIssue=false
 # pandas annotates a column lookup as a union of everything that it could ever return.
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
-from krepes.data.readers import MISSING, as_column, as_frame, require_name, typed
-from krepes.data.schema import TableSchema, fit_column
-from krepes.data.schema_file import KINDS
-from krepes.errors import ConfigError, DataError, KrepesWarning
-
-FEW = 20  # different whole numbers up to which a column is ordinal
-UNIQUE = 0.9  # share of different texts from which a column names rows
+from krepes.data.cells import MISSING, as_column, as_frame, holds_rounded, say_rounded, typed
+from krepes.data.names import require_name
+from krepes.data.schema import TableSchema
+from krepes.errors import DataError
 
 
 def table_of(
@@ -73,6 +69,8 @@ def _column(values: Any, name: str, missing: Sequence[str], text: bool) -> Any:
         raise DataError(f"column '{name}' holds values of several types: {error}. Convert it to one.") from error
     chunks = cells.chunks if isinstance(cells, pa.ChunkedArray) else [cells]
     made = as_column(pa.chunked_array([typed("the data frame", name, c, missing, text) for c in chunks]))
+    if holds_rounded(cells.type, made):
+        say_rounded("the data frame", name, stacklevel=4)
     if order is None or not isinstance(made, pd.Categorical | pd.Series) or made.dtype == float:
         return made
     kept = [str(c) for c in order if str(c) not in missing]
@@ -88,14 +86,11 @@ def infer_schema(
 ) -> TableSchema:
     """Kinds, ranges and categories of a data frame's columns, to be looked at, edited and saved.
 
-    Text is categorical; booleans, and numbers that are all 0 or 1, are boolean; at most 20 different whole numbers and
-    ordered categories are ordinal; other numbers are numeric.
+    The rules are those of `TableSchema.fit`.
 
     Args:
         frame: see `table_of`.
-        features: columns to encode; default all but the label.
-        label: a column that never reaches the encoder.
-        kinds: column ↦ kind, where the rule is wrong.
+        features, label, kinds: see `TableSchema.fit`.
         missing: text cells that mean "missing".
 
     Example:
@@ -107,37 +102,7 @@ def infer_schema(
         DataError: as `table_of`, the label among the features, or a column without any value.
         ConfigError: an unknown kind, or one for a column that is no feature.
     """
-    table = table_of(frame, missing=missing) if features is None else table_of(frame, features, missing)
-    if features is None and label is not None:
-        table = table.drop(columns=require_name(table.columns, label))
-    if label is not None and label in table.columns:
-        raise DataError(f"the label column '{label}' is among the features; labels never reach the encoder")
-    for name, kind in (kinds or {}).items():
-        if kind not in KINDS or name not in table.columns:
-            raise ConfigError(f"kinds: {name!r} ↦ {kind!r}; expected a feature and one of {', '.join(KINDS)}")
-    columns = []
-    for name in table.columns:
-        kind = (kinds or {}).get(name) or _kind_of(table[name])
-        columns.append(fit_column(table[name], str(name), kind))
-        several = len(columns[-1].categories)
-        if kind == "categorical" and several > 2 and several > UNIQUE * len(table):
-            warnings.warn(
-                f"column '{name}' has {several} different texts in {len(table)} rows: it names rows and is no feature. "
-                "Leave it out with features=…",
-                KrepesWarning,
-                stacklevel=2,
-            )
-    return TableSchema(tuple(columns))
-
-
-def _kind_of(values: pd.Series) -> str:
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        if values.cat.ordered:
-            return "ordinal"
-        return "boolean" if set(values.cat.categories) <= {"False", "True"} else "categorical"
-    different = values.dropna().unique()
-    if len(different) == 0:
-        return "categorical"
-    if set(different) <= {0.0, 1.0}:
-        return "boolean"
-    return "ordinal" if len(different) <= FEW and bool((different % 1 == 0).all()) else "numeric"
+    table = table_of(frame, features, missing)
+    if features is not None and label not in features:
+        label = None  # it is not among the columns that were taken
+    return TableSchema.fit(table, features, label=label, kinds=kinds)

@@ -1,6 +1,7 @@
 """Anything that gives batches, such as a torch DataLoader, as samples."""
 
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 
 from krepes.data.chunks import Chunks, ChunkWriter
+from krepes.data.columns import checked_metadata
 from krepes.data.ids import checked_ids, joined
-from krepes.data.source import checked_metadata, kind_of
-from krepes.errors import DataError
+from krepes.data.problems import check_rows
+from krepes.data.source import kind_of
+from krepes.errors import DataError, KrepesError
 from krepes.files import one_writer
 
 FIX = "Use shuffle=False, and leave random augmentation to views"
@@ -30,7 +33,7 @@ class LoaderSource:
         loader: gives batches (B, ...) of one shape; iterated anew at each pass.
         take: index or key of the samples in a batch that is a tuple, list or dictionary; the rest is never read.
         cache: a folder to keep the samples in; a complete one is taken as it is. Default a temporary one.
-        ids, metadata: see `ArraySource`.
+        ids, metadata, show_label: see `ArraySource`.
         n: the first samples only.
         check: compare a second pass with the first. Without it a generator, which has one pass, can be read.
 
@@ -40,8 +43,8 @@ class LoaderSource:
         torch.Size([256, 3, 32, 32])
 
     Raises:
-        DataError: no batches, labels without `take`, batches of other shapes, a shuffling loader, or a second pass that
-            differs.
+        DataError: no batches, labels without `take`, batches of other shapes or that raise an error, a shuffling
+            loader, or a second pass that differs.
     """
 
     def __init__(
@@ -53,19 +56,21 @@ class LoaderSource:
         metadata: pd.DataFrame | None = None,
         n: int | None = None,
         check: bool = True,
+        show_label: bool = False,
     ):
+        check_rows(n, "n")
         if check and isinstance(loader, Iterator):
             raise DataError(
                 f"a {type(loader).__name__} can be read once only, so that its order cannot be checked; pass the "
                 "loader itself, or check=False"
             )
-        if check and not torch.equal(_first(loader, take), _first(loader, take)):
+        if check and not _same(_first(loader, take), _first(loader, take)):
             raise DataError(f"the loader gives another first batch each time: it shuffles or augments. {FIX}")
         self._temporary = tempfile.TemporaryDirectory(prefix="krepes-") if cache is None else None
         folder = Path(self._temporary.name if self._temporary else cache)  # pyright: ignore[reportArgumentType]
         self._chunks = self._read(loader, take, folder, n, check)
         self.ids = checked_ids(ids, len(self._chunks))
-        self._metadata = checked_metadata(metadata, len(self._chunks))
+        self._metadata = checked_metadata(metadata, len(self._chunks), show_label)
         self.kind = kind_of(self._chunks.shape)
         self._fingerprint: str | None = None
 
@@ -119,6 +124,7 @@ class LoaderSource:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two batches have one shape, one type and the same values; NaN is NaN."""
     # samples that hold NaN are refused later, by name
     alike = a.shape == b.shape and a.dtype == b.dtype
     return alike and np.array_equal(a.numpy(), b.numpy(), equal_nan=a.is_floating_point())
@@ -128,15 +134,25 @@ def _first(loader: Iterable[Any], take: int | str | None) -> Tensor:
     batch = next(_batches(loader, take, None), None)
     if batch is None:
         raise DataError("there are no samples: the loader gives no batch")
-    return torch.nan_to_num(batch) if batch.is_floating_point() else batch
+    return batch
 
 
 def _batches(loader: Iterable[Any], take: int | str | None, n: int | None) -> Iterator[Tensor]:
     """The samples of each batch (B, ...), n at most in all."""
-    left = n
-    for number, batch in enumerate(loader):
+    left, batches = n, iter(loader)
+    for number in itertools.count():
         if left == 0:
             return
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except KrepesError:
+            raise
+        except Exception as error:  # the loader's code is the user's
+            raise DataError(
+                f"batch {number} of the loader cannot be read: it raises {type(error).__name__}: {error}"
+            ) from error
         samples = _taken(batch, take, number)
         samples = samples if left is None else samples[:left]
         left = None if left is None else left - len(samples)

@@ -8,18 +8,27 @@ from typing import IO
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
-from krepes.data.arrays import members_of, read_member
-from krepes.data.encoded import Columns, EncodedImages
+from krepes.data.encoded import EncodedImages
 from krepes.data.ids import ChosenIds, RowIds
+from krepes.data.images import ImageSource
+from krepes.data.names import existing
+from krepes.data.npz import members_of, read_member
 from krepes.data.preprocess import MAX_PIXELS, Preprocess
-from krepes.data.problems import OnError, repeated_ids
-from krepes.data.readers import existing
+from krepes.data.problems import OnError, check_rows, repeated_ids
 from krepes.errors import DataError, KrepesWarning
 
 
-class PackedImages:
+def PackedImages(
+    path: str | Path,
+    preprocess: Preprocess,
+    hide: Sequence[str] = (),
+    on_error: OnError = "raise",
+    verify: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    rows: int | None = None,
+    show_label: bool = False,
+) -> ImageSource:
     """Encoded images one after another in the member `blob` of an .npz file; image i is blob[offsets[i]:offsets[i+1]].
 
     Other members with one entry per image are metadata; numbers become names where `X_names` (or, for `labels`,
@@ -28,12 +37,8 @@ class PackedImages:
     Args:
         path: the .npz file.
         preprocess: what the encoder was trained with.
-        hide: columns kept out of `metadata()`, such as classes; `column` still gives them.
-        on_error, verify, max_pixels: see `ImageFiles`.
+        hide, on_error, verify, max_pixels, show_label: see `ImageFiles`.
         rows: the first images only.
-
-    Attributes:
-        problems, preprocess, modes: see `ImageFiles`.
 
     Example:
         >>> source = PackedImages("cifar10_test_jpegpack.npz", Preprocess(), hide=["labels"])
@@ -42,70 +47,34 @@ class PackedImages:
 
     Raises:
         DataError: no such file, no blob or offsets, offsets that do not fit, or images that cannot be used.
+        ConfigError: rows is no positive whole number.
     """
+    check_rows(rows)
+    path = existing(path)
+    there = members_of(path)
+    if not {"blob", "offsets"} <= set(there):
+        raise DataError(
+            f"{path} holds {', '.join(there) or 'nothing'}; packed images need 'blob', their bytes one after "
+            "another, and 'offsets', where each begins and the last ends"
+        )
+    blob, offsets = read_member(path, "blob"), read_member(path, "offsets")
+    n = _checked(path, blob, offsets)
+    table, ids = _columns(path, there, n)
+    n = n if rows is None else min(n, rows)
+    names = RowIds(n) if ids is None else ids[:n]
+    paths = ChosenIds(names, range(n), f" in {path}")
 
-    kind = "image"
+    def encoded(position: int) -> IO[bytes]:
+        part = blob[int(offsets[position]) : int(offsets[position + 1])]
+        if len(part) == 0:
+            raise DataError("it is empty: 0 bytes")
+        return BytesIO(part.tobytes())
 
-    def __init__(
-        self,
-        path: str | Path,
-        preprocess: Preprocess,
-        hide: Sequence[str] = (),
-        on_error: OnError = "raise",
-        verify: bool = True,
-        max_pixels: int = MAX_PIXELS,
-        rows: int | None = None,
-    ):
-        path = existing(path)
-        there = members_of(path)
-        if not {"blob", "offsets"} <= set(there):
-            raise DataError(
-                f"{path} holds {', '.join(there) or 'nothing'}; packed images need 'blob', their bytes one after "
-                "another, and 'offsets', where each begins and the last ends"
-            )
-        blob, offsets = read_member(path, "blob"), read_member(path, "offsets")
-        n = _checked(path, blob, offsets)
-        offsets = offsets[: min(n, rows or n) + 1]
-        table, ids = _columns(path, there, n)
-        n = len(offsets) - 1
-        ids = RowIds(n) if ids is None else ids[:n]
-        paths = ChosenIds(ids, range(n), f" in {path}")
-
-        def encoded(position: int) -> IO[bytes]:
-            part = blob[int(offsets[position]) : int(offsets[position + 1])]
-            if len(part) == 0:
-                raise DataError("it is empty: 0 bytes")
-            return BytesIO(part.tobytes())
-
-        known = {} if isinstance(ids, RowIds) else repeated_ids(ids, paths)
-        what = f"images of {path}"
-        self._images = EncodedImages(ids, paths, encoded, preprocess, known, what, on_error, verify, max_pixels)
-        kept = self._images.kept
-        self.preprocess, self.problems, self.modes = preprocess, self._images.problems, self._images.modes
-        self.ids = ids if len(kept) == n else [ids[i] for i in kept.tolist()]
-        self._columns = Columns(table, kept, hide)
-        self._fingerprint: str | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def batch(self, indices: Sequence[int]) -> Tensor:
-        """Images (B, C, H, W), float32; raises as `EncodedImages.batch`."""
-        return self._images.batch(indices)
-
-    def metadata(self) -> pd.DataFrame | None:
-        """The columns that are not hidden; None where there are none."""
-        return self._columns.shown
-
-    def column(self, name: str) -> np.ndarray:
-        """One column, hidden or not (n,); raises DataError if there is none."""
-        return self._columns.column(name)
-
-    def fingerprint(self) -> str:
-        """sha256 over ids, preprocessing and the images' bytes; computed once."""
-        if self._fingerprint is None:
-            self._fingerprint = self._images.fingerprint()
-        return self._fingerprint
+    known = {} if isinstance(names, RowIds) else repeated_ids(names, paths)
+    images = EncodedImages(
+        names, paths, encoded, preprocess, known, f"images of {path}", on_error, verify, max_pixels
+    )  # fmt: skip
+    return ImageSource(images, names, table, hide, show_label)
 
 
 def _checked(path: Path, blob: np.ndarray, offsets: np.ndarray) -> int:

@@ -32,7 +32,8 @@ class Preprocess:
         interpolation: Pillow's filter: nearest, bilinear, bicubic, lanczos, box or hamming.
         mean, std: per channel, of values in [0, 1]; None does not normalise.
         mode: "RGB" (3 channels) or "L" (1); other images are converted to it.
-        exif: turn the image as its EXIF orientation says. Off, as most training code leaves it.
+        exif: turn the image as its EXIF orientation says. Off, as most training code leaves it; TIFF files Pillow
+            turns by itself.
         alpha: "drop" ignores transparency, "white" and "black" put that colour behind it, "refuse" refuses such files.
 
     Example:
@@ -105,7 +106,6 @@ class Preprocess:
             DataError: its kind of pixels has no range, its transparency is refused, or it is smaller than the crop.
         """
         image = self._converted(image)
-        image = ImageOps.exif_transpose(image) if self.exif else image
         wanted = self._resized(*image.size)
         if wanted != image.size:
             image = image.resize(wanted, Image.Resampling[self.interpolation.upper()])
@@ -146,7 +146,10 @@ class Preprocess:
         return h, w
 
     def _converted(self, image: Image.Image) -> Image.Image:
-        if image.mode in DEEP or (image.mode == "I" and image.format == "PNG"):
+        deep = image.mode in DEEP or (image.mode == "I" and image.format == "PNG")
+        # before anything else: a converted image has no EXIF
+        image = ImageOps.exif_transpose(image) if self.exif else image
+        if deep:
             return Image.fromarray(np.asarray(image).astype(np.float32) / 65535)
         if image.mode not in PLAIN:
             raise DataError(f"its pixels are of kind {image.mode}, which has no range to scale by; save it as 8 bit")
@@ -177,7 +180,8 @@ def read_header(file: IO[bytes], preprocess: Preprocess, max_pixels: int = MAX_P
     """The shape (C, H, W) that `read_image` would give, and Pillow's mode, from the header alone; raises as it."""
 
     def look(image: Image.Image) -> tuple[tuple[int, ...], str]:
-        turned = preprocess.exif and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        # Pillow turns TIFF itself, and its size is that of the turned image
+        turned = preprocess.exif and image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         return preprocess.shape(*(image.size[::-1] if turned else image.size)), _kept_as(image)
 
     return _opened(file, max_pixels, look)

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 import pandas as pd
 
-from krepes.errors import ConfigError, DataError, KrepesWarning
+from krepes.errors import ConfigError, DataError, KrepesWarning, is_whole
 
 OnError = Literal["raise", "skip"]
 NAMED = 5  # problems that an error spells out
@@ -74,6 +74,12 @@ def check_on_error(on_error: str) -> None:
     """Raise ConfigError unless it is "raise" or "skip"."""
     if on_error not in ("raise", "skip"):
         raise ConfigError(f"on_error={on_error!r}; expected 'raise' or 'skip'")
+
+
+def check_rows(rows: int | None, name: str = "rows") -> None:
+    """Raise ConfigError unless it is None, for all, or a positive whole number."""
+    if rows is not None and (not is_whole(rows) or rows < 1):
+        raise ConfigError(f"{name}={rows!r}; expected a positive whole number, or None for all")
 
 
 def repeated_ids(ids: Sequence[str], paths: Sequence[str]) -> dict[int, Problem]:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from krepes.data.columns import checked_metadata
 from krepes.data.ids import ChosenIds, checked_ids, joined
-from krepes.errors import DataError, NonFiniteError
+from krepes.errors import DataError, KrepesError, NonFiniteError
 
 
 @runtime_checkable
@@ -49,6 +50,8 @@ class ArraySource:
         array: a tensor or numeric array (n, ...).
         ids: one id per sample; default "0" … "n − 1".
         metadata: a table of n rows, shown with the samples, never seen by the encoder.
+        show_label: leave columns in the metadata that hold classes by their names, such as `label`; else they are left
+            out with a warning.
 
     Raises:
         DataError: no samples, an object array, a wrong number of ids, or duplicated ones.
@@ -60,6 +63,7 @@ class ArraySource:
         ids: Sequence[str] | None = None,
         metadata: pd.DataFrame | None = None,
         kind: str | None = None,
+        show_label: bool = False,
     ):
         if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
             raise DataError("the array is masked; fill the masked cells, or take the samples out")
@@ -77,7 +81,7 @@ class ArraySource:
         if self._array.ndim < 1 or self._array.numel() == 0:
             raise DataError(f"there are no samples: the array has shape {tuple(self._array.shape)}")
         self.ids = checked_ids(ids, len(self._array))
-        self._metadata = checked_metadata(metadata, len(self._array))
+        self._metadata = checked_metadata(metadata, len(self._array), show_label)
         self.kind = kind or kind_of(self._array.shape[1:])
 
     def __len__(self) -> int:
@@ -103,6 +107,7 @@ class DatasetSource:
     Args:
         dataset: items are samples of one shape; tuples, lists and dictionaries need `take`.
         take: index or key of the sample inside an item; the rest (labels) is never read.
+        ids, metadata, show_label: see `ArraySource`.
 
     Raises:
         DataError: no samples, items with labels and no `take`, or items that are no tensors or arrays.
@@ -114,6 +119,7 @@ class DatasetSource:
         ids: Sequence[str] | None = None,
         metadata: pd.DataFrame | None = None,
         take: int | str | None = None,
+        show_label: bool = False,
     ):
         try:
             n = len(dataset)  # pyright: ignore[reportArgumentType]
@@ -126,7 +132,7 @@ class DatasetSource:
             raise DataError("there are no samples: the dataset has length 0")
         self._dataset, self._take = dataset, take
         self.ids = checked_ids(ids, n)
-        self._metadata = checked_metadata(metadata, n)
+        self._metadata = checked_metadata(metadata, n, show_label)
         self._shape = self._item(0).shape
         self.kind = kind_of(self._shape)
 
@@ -137,7 +143,7 @@ class DatasetSource:
         """Samples (B, ...).
 
         Raises:
-            DataError: a sample has another shape; names it.
+            DataError: a sample has another shape, or the dataset raises an error; names it.
         """
         items = []
         for i in indices:
@@ -159,9 +165,21 @@ class DatasetSource:
         return fingerprint(self)
 
     def _item(self, index: int) -> Tensor:
-        item = self._dataset[index]
+        try:
+            item = self._dataset[index]
+        except KrepesError:
+            raise
+        except Exception as error:  # the dataset's code is the user's
+            raise DataError(
+                f"sample {self.ids[index]} cannot be read: the dataset raises {type(error).__name__}: {error}"
+            ) from error
         if self._take is not None:
-            item = item[self._take]
+            try:
+                item = item[self._take]
+            except (KeyError, IndexError, TypeError) as error:
+                raise DataError(
+                    f"sample {self.ids[index]} of the dataset has no part take={self._take!r}: {error!r}"
+                ) from error
         elif isinstance(item, tuple | list | dict):
             raise DataError(
                 f"an item of the dataset is a {type(item).__name__} of {len(item)}: it seems to carry a label. krepes "
@@ -169,8 +187,10 @@ class DatasetSource:
             )
         try:
             return torch.as_tensor(np.asarray(item) if not isinstance(item, Tensor) else item)
-        except TypeError as error:
-            raise DataError(f"an item of the dataset is a {type(item).__name__}; expected a tensor or array") from error
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"sample {self.ids[index]} of the dataset is a {type(item).__name__}; expected a tensor or array"
+            ) from error
 
 
 class Subset:
@@ -261,10 +281,3 @@ def slice_of(indices: Sequence[int] | Tensor, n: int) -> slice | Tensor:
     if isinstance(indices, range) and indices.step == 1 and 0 <= indices.start <= indices.stop <= n:
         return slice(indices.start, indices.stop)
     return torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices), dtype=torch.long)
-
-
-def checked_metadata(metadata: pd.DataFrame | None, n: int) -> pd.DataFrame | None:
-    """A table of n rows, or None."""
-    if metadata is not None and len(metadata) != n:
-        raise DataError(f"the metadata has {len(metadata)} rows for {n} samples; expected one each")
-    return metadata

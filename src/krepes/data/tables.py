@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from krepes.data.cells import MISSING
 from krepes.data.ids import checked_ids, joined
+from krepes.data.names import require_name
 from krepes.data.problems import Problem, table_of_problems
-from krepes.data.readers import MISSING
-from krepes.data.schema import Column, TableSchema, fit_column, labelled, plain_number, require_column
+from krepes.data.schema import TableSchema
+from krepes.data.schema_columns import Column, labelled, plain_number
 from krepes.data.source import slice_of
 from krepes.errors import DataError
 
-__all__ = ["Column", "TableSchema", "TableSource", "fit_column", "ids_of", "labelled", "plain_number", "require_column"]
+__all__ = ["Column", "TableSchema", "TableSource", "ids_of"]
 
 
 def ids_of(frame: pd.DataFrame, name: str) -> list[str]:
@@ -28,7 +30,7 @@ def ids_of(frame: pd.DataFrame, name: str) -> list[str]:
     Raises:
         DataError: no such column, or missing cells.
     """
-    ids = frame[require_column(frame, name)]
+    ids = frame[require_name(frame.columns, name)]
     gone = np.flatnonzero(ids.isna())
     if len(gone):
         raise DataError(

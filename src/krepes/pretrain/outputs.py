@@ -14,7 +14,7 @@ from krepes.config.reading import resolve
 from krepes.config.views import KINDS, USER
 from krepes.data import Source, TableSchema
 from krepes.encoders.activation import fingerprint
-from krepes.encoders.building import Encoder
+from krepes.encoders.composed import Encoder
 from krepes.encoders.recipe import Architecture, Input, Preprocess, Recipe
 from krepes.errors import DataError, RunFolderError
 from krepes.files import sha256_file, write_atomically
@@ -167,11 +167,12 @@ def write_audit(
 def data_section(config: PretrainConfig, folder: Path) -> dict[str, Any]:
     """The `data` of another file: relative paths made absolute, and the schema that lies beside it."""
     section = config.data.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    for key in PATHS:
-        value = section.get(key)
+    hub = section.get("hugging_face") or {}
+    for part, key in [*((section, key) for key in PATHS), *((hub, key) for key in ("path", "tokenizer", "cache"))]:
+        value = part.get(key)
         if isinstance(value, str) and "${" not in value:
             place = resolve(value, folder).resolve()
-            section[key] = str(place) if place.exists() else value
+            part[key] = str(place) if place.exists() else value
     if config.data.table is not None:
         section["schema"] = "schema.json"
     return section

@@ -101,8 +101,7 @@ def _samples(config: PretrainConfig, folder: Path) -> tuple[Source, np.ndarray |
             path, data.columns, data.skip_lines, data.missing, text, data.encoding, data.separator, data.on_error
         )
         frame = frame.head(data.rows) if data.rows else frame
-        features = [c for c in frame.columns if c not in (data.label, data.id)]
-        schema = TableSchema.fit(frame, features, label=data.label)
+        schema = TableSchema.fit(frame.drop(columns=text), label=data.label)
     # another run may stand in the output folder: its schema is not touched before that is known
     with tempfile.TemporaryDirectory() as scratch:
         schema.save(Path(scratch) / "schema.json")
