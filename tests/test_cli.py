@@ -20,7 +20,8 @@ from krepes.encoders import MLP
 
 OUTPUTS = {
     "manifest.json", "model.safetensors", "landmarks.parquet", "influence.parquet", "points.parquet", "trust.json",
-    "report.html", "concepts.parquet", "attribution.parquet",
+    "report.html", "card.md", "concepts.parquet", "attribution.parquet", "explained.parquet", "pictures.parquet",
+    "views.json", "path.parquet",
 }  # fmt: skip
 OF_TABLES = {"feature_gap.parquet", "group_gap.parquet", "evaluation.parquet"}  # and of labels
 
@@ -47,7 +48,7 @@ def test_demo_writes_the_run_folder_and_says_where(demo):
 def test_demo_report_is_one_offline_file_with_trust_first(demo):
     html = (demo[0] / "report.html").read_text()
     assert not re.search(r"""(src|href)=["'](https?:)?//""", html)
-    assert "<script" not in html
+    assert html.count("<script") == 1  # without which all of it can be read
     assert (
         html.index("Can this explanation be trusted?") < html.index("Key findings") < html.index("Why is this sample")
     )
@@ -114,6 +115,35 @@ def test_audit_of_a_table_shows_raw_units_and_escapes_them(table):
     assert "<script>alert(1)" not in html
     assert "missing" in html
     assert "data.job" in pd.read_parquet(table.parent / "run" / "landmarks.parquet").columns
+
+
+def test_an_audit_keeps_columns_out_of_report_and_card(table):
+    run = table.parent / "run"
+    result = krepes_command("audit", table, "--quiet", "--no-thumbnails", "--redact", "job")
+    assert result.exit_code == 0, result.output
+    for name in ("report.html", "card.md"):
+        assert "alert(1)" not in (run / name).read_text()
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["redact"] == ["job"]
+    assert manifest["thumbnails"] is False
+    assert "--redact names nobody" in ends_in_words(
+        krepes_command("report", run, "-o", "x.html", "--redact", "nobody"), 1
+    )
+    assert "redact names nobody" in ends_in_words(
+        krepes_command("audit", table, "--overwrite", "--redact", "nobody"), 1
+    )
+
+
+def test_a_report_is_written_again_elsewhere(table, tmp_path):
+    assert krepes_command("audit", table, "--quiet").exit_code == 0
+    run, path = table.parent / "run", tmp_path / "other.html"
+    assert "stays as it is" in ends_in_words(krepes_command("report", run, "--redact", "job"), 1)
+    result = krepes_command("report", run, "--output", path, "--redact", "job")
+    assert result.exit_code == 0, result.output
+    assert "alert(1)" not in path.read_text()
+    (run / "points.parquet").unlink()
+    assert "points.parquet is missing" in krepes_command("report", run, "--output", path).output
+    assert "points.parquet is missing" in path.read_text()
 
 
 @pytest.mark.parametrize(

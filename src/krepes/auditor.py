@@ -33,10 +33,12 @@ from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import Engine
 from krepes.engine import rank_tolerance as cut_at
 from krepes.errors import ConfigError, DataError, LandmarkError, NotFittedError, is_whole
+from krepes.explanation import SAMPLES, Explanation
 from krepes.files import one_writer, remove_unfinished
 from krepes.kernel.ntk import NTK, KernelError, gradient_map
 from krepes.landmarks import KMeansPlusPlus, Sampler
 from krepes.progress import Progress
+from krepes.report.notebook import landmark_pictures
 from krepes.solver import Newton, Outcome
 from krepes.work import Work, key_of
 
@@ -284,7 +286,7 @@ class Auditor:
         K, f = self._scores(x)
         return influence.signed_contribution(K, self.dA_, f)
 
-    def explain(self, x: Any, top_k: int = 10, by: str = "influence", ids: Sequence[str] | None = None) -> pd.DataFrame:
+    def explain(self, x: Any, top_k: int = 10, by: str = "influence", ids: Sequence[str] | None = None) -> Explanation:
         """The top landmarks of each sample.
 
         Args:
@@ -294,7 +296,8 @@ class Auditor:
             ids: the samples' ids in the table; default: the source's, or 0 … t − 1.
 
         Returns:
-            a table with columns sample, rank, landmark, influence, contribution.
+            a table with columns sample, rank, landmark, influence, contribution, which a notebook shows as pictures
+            and bars.
         """
         if by not in ("influence", "contribution"):
             raise ConfigError(f"by={by!r}; expected 'influence' or 'contribution'")
@@ -307,7 +310,14 @@ class Auditor:
         K, f = self._scores(source)
         scores = influence.sample_influence(K, self.dA_)
         signed = influence.signed_contribution(K, self.dA_, f)
-        return influence.top_table(scores, signed, names, self.landmark_ids_, top_k, by)
+        table = influence.top_table(scores, signed, names, self.landmark_ids_, top_k, by)
+        shown = table["landmark"].head(SAMPLES * top_k).unique().tolist()
+        return Explanation.of(table, landmark_pictures(self, shown))
+
+    def _repr_html_(self) -> str:
+        from krepes.report.notebook import auditor
+
+        return auditor(self)
 
     def attribute(
         self,
@@ -762,17 +772,21 @@ class Auditor:
         path: str | Path,
         title: str = "Audit of a self-supervised encoder",
         findings: "Findings | None" = None,
+        *,
+        thumbnails: bool = True,
+        redact: Sequence[str] = (),
     ) -> Path:
         """Write the report, one offline HTML file.
 
         Args:
             findings: what `findings()` gave; default its defaults, which take some seconds.
+            thumbnails: whether pictures of samples stand in it.
+            redact: columns of the samples' table whose values do not.
         """
-        from krepes.files import write_atomically
-        from krepes.report.build import build_report
+        from krepes.run import report_of
 
-        html = build_report(self, title, findings=self.findings() if findings is None else findings)
-        return write_atomically(Path(path), lambda p: p.write_text(html, encoding="utf-8"))
+        found = self.findings() if findings is None else findings
+        return report_of(self, Path(path), title, found, thumbnails, redact)
 
     _trust: TrustGate | None = None
     _landmark_ids: list[str]

@@ -33,6 +33,13 @@ class Comparison:
     figures: pd.DataFrame
     notes: tuple[str, ...]
 
+    def _repr_html_(self) -> str:
+        from krepes.report.notebook import captioned
+
+        tables = {"Landmarks gained and lost": self.landmarks, "Alignment gaps": self.gaps, "Concepts": self.concepts,
+                  "Figures": self.figures}  # fmt: skip
+        return captioned(tables, self.notes)
+
     def as_dict(self) -> dict[str, Any]:
         """For a JSON file."""
         tables = {k: getattr(self, k) for k in ("landmarks", "gaps", "concepts", "figures")}

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,26 @@ import pandas as pd
 from rich.console import Console
 
 from krepes.audit.findings import AuditPlan, Findings, find
-from krepes.audit.selection import explained_positions
+from krepes.audit.selection import explained_positions, positions_of
 from krepes.auditor import Auditor
 from krepes.data.source import Source
 from krepes.data.stream import Views
 from krepes.engine import in_words, peak_resident
+from krepes.errors import ConfigError
 from krepes.files import one_writer, remove_unfinished, sha256_file, sha256_tree, write_atomically, write_json
-from krepes.report.build import build_report, number
-from krepes.results import MODEL, RunFolder, describe_settings, read_manifest, save_auditor, versions
+from krepes.report.audited import of_source
+from krepes.report.card import build_card
+from krepes.report.page import build_page
+from krepes.report.words import number
+from krepes.results import MODEL, describe_settings, read_manifest, save_auditor, versions
+from krepes.run_folder import RunFolder
+from krepes.shown import write_shown
+from krepes.stored import StoredRun
 from krepes.tables import write_tables
 from krepes.terminal import say, visible
 from krepes.work import Work, key_of
 
+EXPLAINED = 6  # samples that a report explains when nobody names them
 WORK = "work"  # finished blocks inside the run folder, removed when the run is complete
 
 
@@ -41,6 +50,8 @@ def run_audit(
     extra: dict[str, Any] | None = None,
     plan: AuditPlan | None = None,
     labels: np.ndarray | None = None,
+    thumbnails: bool = True,
+    redact: Sequence[str] = (),
 ) -> Path:
     """Fit, score, write everything; the folder's manifest says at any moment how far the run got.
 
@@ -51,6 +62,8 @@ def run_audit(
         extra: more entries of the manifest; of space, note, account and normalisation of the encoder the report tells.
         plan: what is asked beside the scores; default `AuditPlan()`.
         labels: one class per sample, None where missing, for the figures against labels alone.
+        thumbnails: whether pictures of samples are kept for report and app.
+        redact: columns of the samples' table whose values report and app do not show.
 
     Returns:
         the report's path.
@@ -60,6 +73,7 @@ def run_audit(
     """
     plan = plan or AuditPlan()
     plan.check(source)
+    refuse_unknown(source, redact)
     chosen = explained_positions(source, explain, auditor.settings.seed)
     with one_writer(folder):
         prints = {"encoder": auditor.encoder.fingerprint(), "data": source.fingerprint()}
@@ -69,7 +83,7 @@ def run_audit(
             prints["concepts"] = sha256_tree(Path(plan.concept_folder))
         identity = {"fingerprints": prints, "config": config, "behaviour": auditor.behaviour(source, views)}
         if overwrite and (folder / "manifest.json").exists():
-            for name in (*OUTPUTS, *FINDINGS):
+            for name in (*OUTPUTS, *FINDINGS, *SHOWN):
                 (folder / name).unlink(missing_ok=True)
             Work(folder / WORK).clear()
             (folder / "manifest.json").unlink()  # last: without it, what remains would be a stranger's
@@ -104,17 +118,23 @@ def run_audit(
             run.mark("running", "report")
             write_json(folder / "trust.json", auditor.trust_.as_dict())
             with auditor.progress.stage("report"):
-                html = build_report(auditor, title, chosen, command, config, landmarks, found, extra)
-                write_atomically(folder / "report.html", lambda p: p.write_text(html, encoding="utf-8"))
+                written += write_shown(auditor, folder, chosen, landmarks, found, thumbnails, redact)
             peak = peak_resident()
             if peak is not None:
                 auditor.progress.say(f"memory     peak {in_words(peak)} resident in this process")
-            more = {"config": config, "behaviour": identity["behaviour"], "command": command,
+            more = {"title": title, "config": config, "behaviour": identity["behaviour"], "command": command,
                     "peak_resident_bytes": peak, "figures": {"spectral_entropy": auditor.spectral_entropy_},
-                    "notes": list(found.notes), "attributed": found.attributed,
-                    "outputs": {name: sha256_file(folder / name) for name in (*OUTPUTS, *written) if name != MODEL},
-                    **(extra or {})}  # fmt: skip
-            save_auditor(auditor, folder, more, prints)
+                    "notes": list(found.notes), "attributed": found.attributed, "source": of_source(source),
+                    "thumbnails": thumbnails, "redact": list(redact), **(extra or {})}  # fmt: skip
+            # the report is of what stands in the folder; the manifest is complete when all else is
+            save_auditor(auditor, folder, {**more, "status": "running", "stage": "report"}, prints)
+            stored = StoredRun(folder, {**read_manifest(folder), "status": "complete"})
+            card = build_card(stored)
+            write_atomically(folder / "card.md", lambda p: p.write_text(card, encoding="utf-8"))
+            write_report(stored)
+            names = [name for name in (*OUTPUTS, *written) if name != MODEL]
+            sums = {name: sha256_file(folder / name) for name in names}
+            write_json(folder / "manifest.json", finished(read_manifest(folder), sums))
             work.clear()
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -126,13 +146,67 @@ def run_audit(
         return folder / "report.html"
 
 
+def finished(manifest: dict[str, Any], sums: dict[str, str]) -> dict[str, Any]:
+    """The manifest of a complete run."""
+    kept = {k: v for k, v in manifest.items() if k != "stage"}
+    return {**kept, "status": "complete", "outputs": sums}
+
+
+def write_report(run: StoredRun, path: Path | None = None, thumbnails: bool = True, redact: Sequence[str] = ()) -> Path:
+    """The report of a run folder, complete or not; `run.problems` then says what it lacks.
+
+    Args:
+        path: where it is written; default report.html in the folder.
+        thumbnails, redact: see `krepes.report.page.build_page`.
+    """
+    html = build_page(run, thumbnails, redact)
+    return write_atomically(path or run.folder / "report.html", lambda p: p.write_text(html, encoding="utf-8"))
+
+
+def report_of(
+    auditor: Auditor, path: Path, title: str, found: Findings, thumbnails: bool, redact: Sequence[str]
+) -> Path:
+    """The report of a fitted auditor that has no run folder; see `Auditor.report`."""
+    source = auditor.source_
+    refuse_unknown(source, redact)
+    with TemporaryDirectory(prefix="krepes-") as place:
+        folder = Path(place)
+        landmarks = write_tables(auditor, source, folder, 1, Work(folder / WORK, "report"), lambda *done: None)
+        write_findings(found, folder)
+        write_json(folder / "trust.json", auditor.trust_.as_dict())
+        chosen = explained_positions(source, min(EXPLAINED, len(source)), auditor.settings.seed)
+        if found.attribution is not None:
+            chosen = list(positions_of(source.ids, set(found.attribution["sample"])).values()) or chosen
+        write_shown(auditor, folder, chosen, landmarks, found, thumbnails, redact)
+        more = {"title": title, "notes": list(found.notes), "attributed": found.attributed,
+                "source": of_source(source), "thumbnails": thumbnails, "redact": list(redact)}  # fmt: skip
+        save_auditor(auditor, folder, more)
+        return write_report(StoredRun.open(folder), path)
+
+
+def refuse_unknown(source: Source, redact: Sequence[str]) -> None:
+    """Raise ConfigError naming columns to redact that the samples' table does not have."""
+    table = source.metadata()
+    known = [] if table is None else [str(c) for c in table.columns]
+    unknown = [c for c in redact if c not in known]
+    if unknown:
+        raise ConfigError(
+            f"redact names {', '.join(unknown)}, which the samples' table does not have; its columns: "
+            f"{', '.join(known) or 'none'}"
+        )
+
+
 OUTPUTS = (
     "model.safetensors", "landmarks.parquet", "influence.parquet", "points.parquet", "trust.json", "report.html",
+    "card.md",
 )  # fmt: skip
 
 
+SHOWN = ("explained.parquet", "pictures.parquet", "views.json")
+
 FINDINGS = (
     "concepts.parquet", "feature_gap.parquet", "group_gap.parquet", "attribution.parquet", "evaluation.parquet",
+    "path.parquet", "counterfactuals.parquet",
 )  # fmt: skip
 
 

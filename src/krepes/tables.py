@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from krepes.data.stream import ahead, blocks, names, read, shards
 from krepes.engine import BLOCK
 from krepes.errors import KrepesWarning
 from krepes.files import write_atomically
-from krepes.report.build import Plane, rank_landmarks, seeded_subset
 from krepes.work import Work
 
 NEIGHBOURS = 10  # landmarks per point in points.parquet
@@ -56,11 +56,59 @@ def write_tables(auditor: Auditor, source: Source, folder: Path, top_k: int, wor
     return landmarks
 
 
+@dataclass(frozen=True)
+class Plane:
+    """A principal plane.
+
+    Attributes:
+        mean: (h,).
+        axes: (h, 2), each turned so that the farthest of the fitted points is positive.
+    """
+
+    mean: Tensor
+    axes: Tensor
+
+    @classmethod
+    def of(cls, f: Tensor) -> "Plane":
+        """Of representations (k, h)."""
+        mean = f.mean(0)
+        _, _, V = torch.linalg.svd(f - mean, full_matrices=False)
+        axes = torch.zeros(f.shape[1], 2, dtype=f.dtype, device=f.device)
+        axes[:, : min(2, len(V))] = V[:2].T
+        points = (f - mean) @ axes
+        far = points.gather(0, points.abs().argmax(0, keepdim=True)).sign()
+        return cls(mean, axes * torch.where(far == 0, 1.0, far))
+
+    def project(self, f: Tensor) -> Tensor:
+        """Coordinates (k, 2)."""
+        return (f - self.mean.to(f)) @ self.axes.to(f)
+
+
+def rank_landmarks(auditor: Auditor, mean_influence: Tensor, signed: Tensor, size: Tensor) -> pd.DataFrame:
+    """Landmarks by mean influence: rank, landmark, position, norm ‖ΔÃ_l‖, mean_influence, sign_balance.
+
+    Args:
+        mean_influence, signed, size: per landmark (m,): mean influence, Σc and Σ|c| over samples.
+    """
+    table = pd.DataFrame(
+        {
+            "landmark": auditor.landmark_ids_,
+            "position": auditor.fit_.indices,
+            "norm": auditor.dA_.norm(dim=1).cpu().numpy(),
+            "mean_influence": mean_influence.cpu().numpy(),
+            "sign_balance": (signed / size.clamp_min(1e-300)).cpu().numpy(),
+        }
+    ).sort_values("mean_influence", ascending=False, kind="stable", ignore_index=True)
+    table.insert(0, "rank", np.arange(1, len(table) + 1))
+    return table
+
+
 def fitted_plane(auditor: Auditor, source: Source, work: Work) -> Plane:
     """The principal plane of a seeded subset's representations."""
     kept = work.load("plane")
     if kept is None:
-        subset = sorted(seeded_subset(len(source), PLANE_SAMPLES, auditor.settings.seed))
+        generator = torch.Generator().manual_seed(auditor.settings.seed)
+        subset = sorted(torch.randperm(len(source), generator=generator)[:PLANE_SAMPLES].tolist())
         f = [auditor.represent(read(source, subset[i : i + BLOCK])) for i in range(0, len(subset), BLOCK)]
         plane = Plane.of(torch.cat(f))
         work.save("plane", {"mean": plane.mean, "axes": plane.axes})
@@ -124,15 +172,26 @@ def influence_part(source: Source, shard: range, scored: dict[str, Tensor], ids:
 def points_part(
     auditor: Auditor, source: Source, shard: range, scored: dict[str, Tensor], ids: pa.Array, raw: pa.Table | None
 ) -> pa.Table:
-    """A shard's rows of points.parquet: id, x, y, landmarks, is_landmark, and the columns of `raw` (n rows)."""
-    n, near = len(shard), scored["top"][:, :NEIGHBOURS]
+    """A shard's rows of points.parquet: id, x, y, landmarks, neighbors, is_landmark, and the columns of `raw` (n rows).
+
+    `neighbors` are the landmarks once more as embedding-atlas reads neighbours: {ids: rows of this table, distances},
+    with 1 − influence / the strongest one's influence, in steps of 1/255, as distance.
+    """
+    n, near = len(shard), scored["top"][:, :NEIGHBOURS].long()
     offsets = pa.array(np.arange(0, near.numel() + 1, near.shape[1], dtype=np.int32))
+    size = scored["influence"][:, :NEIGHBOURS]
+    apart = (255 * (1 - size / size[:, :1].clamp_min(1e-30))).round() / 255
+    rows = torch.tensor(auditor.fit_.indices, dtype=torch.int32)[near]
     chosen = np.isin(np.arange(shard.start, shard.stop), auditor.fit_.indices)
     columns: dict[str, Any] = {
         "id": pa.array(list(names(source, shard)), pa.string()),
         "x": scored["xy"][:, 0].numpy(),
         "y": scored["xy"][:, 1].numpy(),
         "landmarks": pa.ListArray.from_arrays(offsets, ids.take(pa.array(near.reshape(-1).numpy()))),
+        "neighbors": pa.StructArray.from_arrays(
+            [pa.ListArray.from_arrays(offsets, pa.array(part.reshape(-1).numpy())) for part in (rows, apart)],
+            ["ids", "distances"],
+        ),
         "is_landmark": chosen,
     }
     table = pa.table(columns)

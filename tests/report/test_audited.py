@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-import krepes
-from krepes.data import ArraySource, GaussianNoise
-from krepes.encoders import MLP
-from krepes.report.audited import audited
-from krepes.report.build import build_report
+from krepes.data import ArraySource
+from krepes.report.audited import audited, of_source
+from krepes.report.page import build_page
+from krepes.stored import StoredRun
 
 NOTE = "objective applied off its training space, the projector's output: this audit is of <the backbone>"
 TOLD = {
+    "format": 1,
+    "status": "complete",
     "space": "backbone",
     "note": NOTE,
     "account": ["loaded     3 tensors (120 numbers)", "ignored    2 tensors (8 numbers), allowed by <b>*: fc.weight"],
@@ -23,30 +24,25 @@ TOLD = {
 }
 
 
-@pytest.fixture(scope="module")
-def auditor():
-    torch.manual_seed(0)
-    source = ArraySource(torch.randn(40, 6))
-    settings = {"landmarks": 8, "newton": krepes.Newton(damping=1.0), "seed": 0}
-    return krepes.Auditor(MLP(6, [8], 4).eval(), "vicreg", **settings).fit(source, GaussianNoise())
+def parts(manifest, folder) -> tuple[str, str]:
+    """The page's head, and its section on trust."""
+    page = build_page(StoredRun(folder, manifest))
+    head = re.search(r"<header>(.*?)</header>", page, re.DOTALL)
+    trust = re.search(r'<section id="trust"(.*?)</section>', page, re.DOTALL)
+    assert head is not None
+    assert trust is not None
+    return head[1], trust[1]
 
 
-def head(page: str) -> str:
-    found = re.search(r"<header>(.*?)</header>", page, re.DOTALL)
-    assert found is not None
-    return found[1]
-
-
-def test_the_space_and_its_note_are_seen_in_the_head(auditor):
-    found = head(build_report(auditor, "t", told=TOLD))
-    assert html.escape("Audited: the backbone's output", quote=True).replace("&#x27;", "&#39;") in found
-    visible = re.sub(r"<details>.*?</details>", "", found, flags=re.DOTALL)
-    assert NOTE in html.unescape(visible)
+def test_the_space_and_its_note_are_seen_in_the_head(tmp_path):
+    found, _ = parts(TOLD, tmp_path)
+    assert "Audited: the backbone's output" in html.unescape(found)
+    assert NOTE in html.unescape(found)
     assert "<the backbone>" not in found
 
 
-def test_the_account_stands_in_the_heads_details(auditor):
-    found = re.search(r"<details>(.*?)</details>", head(build_report(auditor, "t", told=TOLD)), re.DOTALL)
+def test_the_account_stands_beside_the_trust_figures(tmp_path):
+    found = re.search(r"<details>(.*?)</details>", parts(TOLD, tmp_path)[1], re.DOTALL)
     assert found is not None
     rows = dict(re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', found[1]))
     assert rows["loaded"] == "3 tensors (120 numbers)"
@@ -55,11 +51,11 @@ def test_the_account_stands_in_the_heads_details(auditor):
     assert rows["inside the encoder"] == "Normalise(mean=[0.5], std=[0.2])"
 
 
-def test_without_a_recipe_it_is_the_encoders_output(auditor):
-    found = html.unescape(head(build_report(auditor, "t")))
-    assert "Audited: the encoder's output" in found
-    assert "<details>" not in found
-    assert "Note" not in found
+def test_without_a_recipe_it_is_the_encoders_output(tmp_path):
+    head, trust = parts({"format": 1, "status": "complete"}, tmp_path)
+    assert "Audited: the encoder's output" in html.unescape(head)
+    assert "<details>" not in trust
+    assert "Note" not in head
 
 
 @pytest.mark.parametrize(
@@ -68,12 +64,15 @@ def test_without_a_recipe_it_is_the_encoders_output(auditor):
      ("output", "the encoder's output")],
 )  # fmt: skip
 def test_every_space_has_words(space, words):
-    source = ArraySource(torch.zeros(2, 3))
-    assert audited({"space": space, "note": "", "account": []}, source) == {"space": words, "note": "", "lines": []}
+    assert audited({"space": space, "note": "", "account": []}) == {"space": words, "note": "", "lines": []}
 
 
 def test_the_preparation_of_the_samples_and_how_many_are_left_out_is_said():
-    source = SimpleNamespace(preprocess=SimpleNamespace(size=4), problems=pd.DataFrame({"id": ["a", "b"]}))
-    lines = dict(audited(None, source)["lines"])  # pyright: ignore[reportArgumentType]
+    source = SimpleNamespace(
+        kind="image", preprocess=SimpleNamespace(size=4), problems=pd.DataFrame({"id": ["a", "b"]})
+    )
+    lines = dict(audited({"source": of_source(source)})["lines"])  # pyright: ignore[reportArgumentType]
     assert lines["samples prepared by"] == "namespace(size=4)"
     assert lines["samples left out"].startswith("2, ")
+    plain = ArraySource(torch.zeros(2, 3))
+    assert of_source(plain) == {"kind": "vector", "preprocess": None, "left_out": None}

@@ -2,12 +2,13 @@
 
 import base64
 import io
+import re
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from krepes.report.figures import gaps, representation_map, thumbnail
+from krepes.report.figures import coverage, gaps, representation_map, thumbnail
 
 
 def test_thumbnail_decodes_to_its_pixels():
@@ -16,12 +17,31 @@ def test_thumbnail_decodes_to_its_pixels():
     assert np.asarray(Image.open(io.BytesIO(png))).tolist() == [[0, 128], [255, 255]]
 
 
-def test_chart_takes_the_pages_colour_and_large_maps_stay_small():
-    points = np.random.default_rng(0).normal(size=(20_000, 2))
-    svg = representation_map(points, points[:20])
+def test_charts_take_the_pages_colours_and_allow_a_strict_policy():
+    svg = coverage(np.array([3.0, 2.0, 1.0]))
     assert "currentColor" in svg
-    assert "#010203" not in svg
+    assert not re.search(r"#010203|#fcfdfe| style=|<style|<script", svg)
+    assert 'id="coverage-' in svg
+
+
+def test_a_map_of_many_samples_is_a_density_of_all_of_them():
+    points = np.random.default_rng(0).normal(size=(20_000, 2))
+    points[-1] = (50.0, 50.0)  # one far away, which a sample of them would miss
+    svg = representation_map(points, points[:20])
     assert len(svg) < 400_000
+    assert "20,000 samples" in svg
+    picture = base64.b64decode(re.findall(r"data:image/png;base64,([^\"]+)", svg)[0])
+    alpha = np.asarray(Image.open(io.BytesIO(picture)).convert("RGBA"))[..., 3]
+    last = alpha[:, -(alpha.shape[1] // 8) :]
+    assert (last > 0).sum() <= 4
+    assert last.any()
+
+
+def test_the_maps_landmarks_link_to_their_rows():
+    points = np.random.default_rng(0).normal(size=(50, 2))
+    svg = representation_map(points, points[:3], [1, 2, 3], np.ones(3), np.array([0.5, -0.5, 0.0]))
+    assert sorted(re.findall(r'href="(#landmark-\d)"', svg)) == ["#landmark-1", "#landmark-2", "#landmark-3"]
+    assert "1 landmarks that repel on balance" in svg
 
 
 def test_gaps_name_every_column_as_it_is():

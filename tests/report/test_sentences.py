@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from krepes.audit.findings import Findings
-from krepes.report.build import key_findings, number
 from krepes.report.findings import sections, sentences
+from krepes.report.page import key_findings
+from krepes.report.words import number, templates
+from krepes.stored import StoredRun
 
 
 def said(**tables) -> list[str]:
@@ -110,9 +111,7 @@ def test_no_attribution_is_said():
 
 
 def rendered(found: Findings) -> str:
-    environment = Environment(loader=PackageLoader("krepes", "report"), autoescape=True, undefined=StrictUndefined)
-    environment.filters["number"] = number
-    return environment.get_template("findings.html.j2").render(found=sections(found, 10))
+    return templates().get_template("findings.html.j2").render(found=sections(found, 10))
 
 
 def test_labels_are_called_unseen_only_where_no_column_holds_them():
@@ -133,18 +132,9 @@ def test_figures_without_a_tau_say_nothing_of_it():
     assert said(evaluation=evaluation().assign(figure="class coverage κ")) == []
 
 
-def test_the_headline_names_a_landmark_as_one():
-    class Outcome:
-        loss_before, loss_after = 2.0, 1.0
-
-    class Figure:
-        name, value = "step size", 0.1
-
-    class Fitted:
-        outcome_ = Outcome()
-        trust_ = type("Gate", (), {"figures": [Figure()]})
-
+def test_the_headline_names_a_landmark_as_one(tmp_path):
+    run = StoredRun(tmp_path, {"outcome": {"loss_before": 2.0, "loss_after": 1.0}})
     table = pd.DataFrame({"landmark": ["s16", "s2"], "mean_influence": [3.0, 1.0]})
-    assert key_findings(Fitted(), table)[-1] == (
+    assert key_findings(run, table)[-1] == (
         "The most influential landmark is s16, with 1.5 times the landmarks' mean influence."
     )

@@ -14,6 +14,7 @@ from krepes.audit.attribution import DRAWS
 from krepes.audit.columns import features
 from krepes.audit.concept_sides import refuse_shared
 from krepes.audit.concepts import FEWEST
+from krepes.audit.counterfactuals import counterfactual_table
 from krepes.audit.feature_gap import SAMPLES, TOP_K, Tops, gap_table, group_table
 from krepes.audit.refits import REFITS, Refit, refits
 from krepes.audit.scored_concepts import concept_table, sides
@@ -21,7 +22,7 @@ from krepes.audit.selection import positions
 from krepes.audit.statistics import FEWEST as FEWEST_POINTS
 from krepes.data.source import Source, Subset
 from krepes.data.stream import VIEW_BLOCK, SubsetViews
-from krepes.errors import ConfigError, DataError, KrepesError, KrepesWarning, refuse_wrong_types
+from krepes.errors import ConfigError, DataError, KrepesError, KrepesWarning, is_whole, refuse_wrong_types
 
 if TYPE_CHECKING:
     from krepes.auditor import Auditor
@@ -49,6 +50,8 @@ class AuditPlan:
         attribution: pairs of views that are made of training samples to attribute them to each explained sample: up to
             eight of each sample and at least four, of all samples if there are so many, else of whole view blocks drawn
             with the seed; 0: no attribution.
+        counterfactuals: name ↦ training samples without which the step is solved again: a query, ids, or a number k for
+            the k strongest landmarks.
     """
 
     concepts: Mapping[str, Any] = field(default_factory=dict)
@@ -58,6 +61,7 @@ class AuditPlan:
     points: int = SAMPLES
     refits: int = REFITS
     attribution: int = 200_000
+    counterfactuals: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         refuse_wrong_types(self, ("points", "refits", "attribution"), ("automatic_concepts",))
@@ -70,6 +74,10 @@ class AuditPlan:
             )
         if not isinstance(self.concepts, Mapping) or not all(isinstance(name, str) for name in self.concepts):
             raise ConfigError(f"AuditPlan: concepts={self.concepts!r}; expected name ↦ query, ids or sides")
+        if not isinstance(self.counterfactuals, Mapping) or not all(isinstance(n, str) for n in self.counterfactuals):
+            raise ConfigError(
+                f"AuditPlan: counterfactuals={self.counterfactuals!r}; expected name ↦ query, ids or a number"
+            )
         if isinstance(self.features, str) or not isinstance(self.features, Sequence | None):
             raise ConfigError(f"AuditPlan: features={self.features!r}; expected a list of columns, or None for all")
         if not isinstance(self.concept_folder, str | Path | None):
@@ -99,6 +107,9 @@ class AuditPlan:
             twice = sorted(p.name for p in Path(self.concept_folder).iterdir() if p.name in self.concepts)
             if twice:
                 raise ConfigError(f"concepts share a name: {', '.join(twice)}")
+        for name, wanted in self.counterfactuals.items():
+            if not is_whole(wanted):
+                positions(source, wanted, f"counterfactual {name!r}")
         if self.features:
             table = source.metadata()
             if table is None:
@@ -116,6 +127,8 @@ class Findings:
         group_gap: one row per group of every categorical column of at most twelve groups.
         attribution: the training samples that raise and lower each explained sample's target.
         evaluation: figures against labels.
+        path: spectral entropy, loss and gain ratio over λ, for objectives of moments.
+        counterfactuals: what moves without each group of training samples.
         notes: what was left out, and why.
         attributed: how many training samples were looked at.
     """
@@ -127,6 +140,13 @@ class Findings:
     evaluation: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
     attributed: int = 0
+    path: pd.DataFrame | None = None
+    counterfactuals: pd.DataFrame | None = None
+
+    def _repr_html_(self) -> str:
+        from krepes.report.notebook import findings
+
+        return findings(self)
 
 
 @dataclass
@@ -188,7 +208,18 @@ def find(auditor: "Auditor", plan: AuditPlan, explained: Sequence[int], labels: 
     if labels is not None:
         with progress.stage("evaluation"):
             evaluation = notes("figures against labels", lambda: evaluated(auditor, labels))
-    return Findings(concepts, gaps, groups, attribution, evaluation, tuple(notes.said), attributed)
+    path = None
+    if not auditor.settings.objective.streaming:  # of the others each λ's loss is a pass over all pairs
+        with progress.stage("path"):
+            path = notes("λ path", auditor.entropy_path)
+    removed = None
+    if plan.counterfactuals:
+        with progress.stage("counterfactuals"):
+            removed = notes(
+                "counterfactuals", lambda: counterfactual_table(auditor, plan.counterfactuals, explained, points)
+            )
+    said = tuple(notes.said)
+    return Findings(concepts, gaps, groups, attribution, evaluation, said, attributed, path, removed)
 
 
 # -------------------------------------------------------------- alignment gaps

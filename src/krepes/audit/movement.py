@@ -36,6 +36,11 @@ class Movement:
     samples: pd.DataFrame
     summary: pd.DataFrame
 
+    def _repr_html_(self) -> str:
+        from krepes.report.notebook import captioned
+
+        return captioned({"What moved": self.summary, "Samples": self.samples})
+
 
 def movement(
     before: "Auditor",

@@ -85,6 +85,11 @@ class TrustGate:
     sentence: str
     figures: list[TrustFigure]
 
+    def _repr_html_(self) -> str:
+        from krepes.report.notebook import gate
+
+        return gate(self)
+
     def as_dict(self) -> dict[str, Any]:
         """For `trust.json`."""
         return asdict(self)

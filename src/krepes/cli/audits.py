@@ -1,12 +1,13 @@
 """Verbs that make a run: demo, audit, inspect."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from krepes.cli.checkpoints import AllowPickle, inspect_file, is_configuration, print_account
-from krepes.cli.console import Overwrite, Quiet, command_line, errors_in_words, progress, terminal
+from krepes.cli.console import Overwrite, Quiet, Redact, Thumbnails, command_line, errors_in_words, progress, terminal
 from krepes.terminal import say
 
 
@@ -40,20 +41,24 @@ def audit(
     config: Annotated[Path, typer.Argument(help="A YAML configuration file.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The run folder; default the file's.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting, key.sub=value.")] = None,
+    thumbnails: Thumbnails = True,
+    redact: Redact = None,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Audit an encoder as a configuration file says."""
     with errors_in_words():
         from krepes.config import build_auditor, build_data, build_plan, build_views, read_config, with_recipe
+        from krepes.config.reading import naming_the_line
         from krepes.run import run_audit, summarise
 
         console = terminal(quiet)
         folder = config.resolve().parent
-        settings = with_recipe(read_config(config, set_ or []), folder)
+        settings = with_recipe(read_config(config, [*(set_ or []), *shown(thumbnails, redact)]), folder)
         assert settings.views is not None
         network, told = loaded_encoder(settings, folder, console)
-        source, labels = build_data(settings.data, folder)
+        with naming_the_line(config, set_ or []):
+            source, labels = build_data(settings.data, folder)
         auditor = build_auditor(settings, network, progress(console, quiet))
         target = output or Path(settings.output)
         say(console, f"{settings.title}: {len(source):,} samples from {config}")
@@ -62,12 +67,25 @@ def audit(
             auditor, source, build_views(settings.views, source), target, plain, console,
             title=settings.title, command=command_line(), explain=settings.report.explain,
             top_k=settings.report.top_k, overwrite=overwrite,
-            extra={"encoder": plain["encoder"], "config_folder": str(folder), **told},
+            extra={"encoder": plain["encoder"], "config_folder": str(folder), **told, **origin_of(source)},
             plan=build_plan(settings, folder), labels=labels if settings.audit.evaluate else None,
+            thumbnails=settings.report.thumbnails, redact=settings.report.redact,
         )  # fmt: skip
         if auditor._fit is not None:
             summarise(auditor, target, console)
         console.print(f"run folder: {target}\nreport:     {report}", highlight=False, soft_wrap=True, markup=False)
+
+
+def origin_of(source: Any) -> dict[str, Any]:
+    """What the manifest keeps of where a Hugging Face dataset comes from."""
+    origin = getattr(source, "origin", None)
+    return {"data_origin": origin} if origin else {}
+
+
+def shown(thumbnails: bool, redact: list[str] | None) -> list[str]:
+    """The flags as overrides of the configuration."""
+    flags = [] if thumbnails else ["report.thumbnails=false"]
+    return flags + ([f"report.redact={json.dumps(redact)}"] if redact else [])
 
 
 def loaded_encoder(settings: Any, folder: Path, console: Any) -> tuple[Any, dict[str, Any]]:
@@ -102,12 +120,14 @@ def inspect(
         from rich.table import Table
 
         from krepes.config import build_auditor, build_encoder, build_source, read_config, with_recipe
+        from krepes.config.reading import naming_the_line
         from krepes.engine import in_words
 
         console = terminal()
         folder = config.resolve().parent
         settings = with_recipe(read_config(config, set_ or []), folder)
-        source = build_source(settings.data, folder)
+        with naming_the_line(config, set_ or []):
+            source = build_source(settings.data, folder)
         auditor = build_auditor(settings, build_encoder(settings.encoder, folder), progress(console, True))
         plan, memory = auditor.inspect(source)
         table = Table(box=None, pad_edge=False)

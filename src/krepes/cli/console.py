@@ -10,6 +10,10 @@ from rich.console import Console
 from krepes.terminal import visible
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Thumbnails = Annotated[bool, typer.Option(help="Pictures of samples in the report and the app.")]
+Redact = Annotated[
+    list[str] | None, typer.Option(help="A column whose values the report and the app do not show; may be repeated.")
+]
 Overwrite = Annotated[bool, typer.Option(help="Replace a run that stands in the output folder.")]
 
 

@@ -1,4 +1,4 @@
-"""Verbs that read finished runs: check, compare."""
+"""Verbs that read runs: report, check, compare."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,33 @@ from typing import Annotated
 
 import typer
 
-from krepes.cli.console import errors_in_words, terminal
+from krepes.cli.console import Redact, Thumbnails, errors_in_words, terminal
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder, complete or not.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; default report.html in it.")] = None,
+    thumbnails: Thumbnails = True,
+    redact: Redact = None,
+) -> None:
+    """Write a run's report again: elsewhere, without pictures or some columns, or of what is there so far."""
+    with errors_in_words():
+        from krepes.errors import ConfigError
+        from krepes.run import write_report
+        from krepes.stored import StoredRun
+        from krepes.terminal import say
+
+        stored, console = StoredRun.open(run), terminal()
+        unknown = [c for c in redact or [] if c not in stored.columns]
+        if unknown:
+            known = ", ".join(stored.columns) or "none"
+            raise ConfigError(f"--redact names {', '.join(unknown)}, which the run does not have; its columns: {known}")
+        if output is None and (stored.manifest.get("outputs") or not stored.manifest):
+            raise ConfigError(f"report.html of {run} belongs to the run and stays as it is; name a file with --output")
+        path = write_report(stored, output, thumbnails, redact or ())
+        for problem in stored.problems.values():
+            say(console, problem, "yellow")
+        say(console, f"report: {path}")
 
 
 def check(

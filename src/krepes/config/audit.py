@@ -1,7 +1,7 @@
 """The whole configuration file, and the auditor and plan that it stands for."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -42,10 +42,15 @@ class LandmarksConfig(Section):
 
 
 class ReportConfig(Section):
-    """What the run folder shows: samples explained in the report, landmarks per sample in the tables."""
+    """What the run folder shows: samples explained in the report, landmarks per sample in the tables.
+
+    Without `thumbnails`, and of columns in `redact`, neither report nor app shows samples.
+    """
 
     explain: list[str] | int = 6
     top_k: int = Field(default=10, ge=1)
+    thumbnails: bool = True
+    redact: list[str] = Field(default_factory=list)
 
 
 class ConceptConfig(Section):
@@ -65,6 +70,7 @@ class AuditConfig(Section):
     points: int = Field(default=1000, ge=20)
     refits: int = Field(default=10, ge=0)
     attribution: int = Field(default=200_000, ge=0)
+    counterfactuals: dict[str, str | list[str] | Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     evaluate: bool = True
 
 
@@ -159,8 +165,10 @@ def prepared(data: DataConfig, recipe: Preprocess | None, told: dict[str, Any], 
     """
     given = data.preprocess
     if given is None:
-        decoded = data.images is not None or data.packed is not None or (data.array and data.layout)
-        return PreprocessConfig.model_validate(told) if told and decoded else None
+        hub = data.hugging_face is not None and data.hugging_face.tokenizer is None
+        decoded = hub or data.images is not None or data.packed is not None or (data.array and data.layout)
+        none = "preprocess" in data.model_fields_set  # said to be null: a dataset's column of numbers is not decoded
+        return PreprocessConfig.model_validate(told) if told and decoded and not none else None
     if recipe is None:
         return given
     said = given.model_dump(exclude_unset=True)
@@ -203,8 +211,9 @@ def build_plan(config: Config, folder: Path) -> AuditPlan:
     }
     place = None if asked.concept_folder is None else resolve(asked.concept_folder, folder)
     return AuditPlan(
-        concepts, place, asked.automatic_concepts, asked.features, asked.points, asked.refits, asked.attribution
-    )
+        concepts, place, asked.automatic_concepts, asked.features, asked.points, asked.refits, asked.attribution,
+        asked.counterfactuals,
+    )  # fmt: skip
 
 
 def build_auditor(config: Config, network: nn.Module, progress: Progress) -> Auditor:

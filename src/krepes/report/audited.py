@@ -13,29 +13,36 @@ SPACES = {
 }
 
 
-def audited(told: Mapping[str, Any] | None, source: Source) -> dict[str, Any]:
+def audited(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The head's line, a note that must be seen, and the details.
 
     Args:
-        told: space, note, account and normalisation, as the manifest keeps them of an encoder that a recipe built;
-            none of another one.
-        source: the samples; `preprocess` and `problems` are said where it has them.
+        manifest: space, note, account and normalisation of an encoder that a recipe built (none of another one), and
+            under `source` how the samples were prepared and how many were left out.
 
     Returns:
         "space" and "note" as text, "" without a note, and "lines": name and text of each detail.
     """
-    told = told or {}
-    space = told.get("space", "output")
-    lines = [tuple(str(line).split(maxsplit=1)) for line in told.get("account", ())]
-    if told.get("normalisation"):
-        lines.append(("inside the encoder", str(told["normalisation"])))
-    preprocess, problems = getattr(source, "preprocess", None), getattr(source, "problems", None)
-    if preprocess is not None:
-        lines.append(("samples prepared by", repr(preprocess)))
-    if problems is not None:
-        lines.append(("samples left out", f"{len(problems):,}, as they could not be used"))
+    space, source = manifest.get("space", "output"), manifest.get("source") or {}
+    lines = [tuple(str(line).split(maxsplit=1)) for line in manifest.get("account") or ()]
+    if manifest.get("normalisation"):
+        lines.append(("inside the encoder", str(manifest["normalisation"])))
+    if source.get("preprocess"):
+        lines.append(("samples prepared by", str(source["preprocess"])))
+    if source.get("left_out") is not None:
+        lines.append(("samples left out", f"{source['left_out']:,}, as they could not be used"))
     return {
         "space": SPACES.get(space, str(space)),
-        "note": str(told.get("note") or ""),
+        "note": str(manifest.get("note") or ""),
         "lines": [(one[0], one[1] if len(one) > 1 else "") for one in lines],
+    }
+
+
+def of_source(source: Source) -> dict[str, Any]:
+    """What the manifest keeps of the samples for `audited`."""
+    preprocess, problems = getattr(source, "preprocess", None), getattr(source, "problems", None)
+    return {
+        "kind": source.kind,
+        "preprocess": None if preprocess is None else repr(preprocess),
+        "left_out": None if problems is None else len(problems),
     }

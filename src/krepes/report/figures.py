@@ -1,9 +1,10 @@
 """Charts and thumbnails, as text that stands inside the page."""
 
 import base64
+import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -11,12 +12,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 INK = "#010203"  # stands for the page's text colour, light or dark
+PAPER = "#fcfdfe"  # and this for its background
 ATTRACT, REPEL, QUIET = "#2f6fde", "#c2410c", "#8a94a6"
-RASTER_FROM = 5000  # points from which a map is drawn as pixels inside the SVG
 
 
 def thumbnail(sample: np.ndarray, low: float, high: float) -> str:
@@ -31,7 +33,7 @@ def thumbnail(sample: np.ndarray, low: float, high: float) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def draw(name: str, label: str, paint: Callable[[Axes], None], size: tuple[float, float] = (5.2, 3.2)) -> str:
+def draw(name: str, label: str, paint: Callable[[Axes], None], size: tuple[float, float] = (4.0, 2.7)) -> str:
     """One chart as inline SVG in the page's own text colour.
 
     Args:
@@ -50,25 +52,113 @@ def draw(name: str, label: str, paint: Callable[[Axes], None], size: tuple[float
         paint(figure.add_subplot())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    return inlined(buffer.getvalue(), name, label)
+
+
+def inlined(svg: str, name: str, label: str) -> str:
+    """Matplotlib's SVG for a page that allows no style attributes, with ids of its own."""
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace(PAPER, "var(--card)")
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' style="([^"]*)"', lambda found: attributes(found[1]), svg)
+    svg = re.sub(r'\b(id="|url\(#|href="#(?!landmark-))', rf"\g<1>{name}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
-def representation_map(points: np.ndarray, landmarks: np.ndarray) -> str:
-    """Samples (k, 2) as dots, landmarks (m, 2) as diamonds."""
+def attributes(style: str) -> str:
+    """Declarations of a style as SVG's presentation attributes."""
+    out = []
+    for declaration in html.unescape(style).split(";"):
+        name, _, value = (part.strip() for part in declaration.partition(":"))
+        if name == "font":  # size and family in one, which no attribute holds
+            size, _, family = value.partition(" ")
+            out += [("font-size", size), ("font-family", family)]
+        elif value:
+            out.append((name, value))
+    return "".join(f' {name}="{html.escape(value)}"' for name, value in out)
+
+
+def representation_map(
+    points: np.ndarray,
+    landmarks: np.ndarray,
+    ranks: Sequence[int] = (),
+    influence: np.ndarray | None = None,
+    balance: np.ndarray | None = None,
+    dots: int = 5000,
+) -> str:
+    """Samples and landmarks in their plane, every sample in it: few as dots, many as a density.
+
+    Args:
+        points: samples (n, 2).
+        landmarks: (m, 2).
+        ranks: of the landmarks; each links to #landmark-RANK.
+        influence: (m,), the diamonds' area.
+        balance: (m,), in [−1, 1]: attracting landmarks and repelling ones differ in colour.
+        dots: samples up to which each is a dot.
+    """
+    n, m = len(points), len(landmarks)
+    area = np.full(m, 20.0) if influence is None else 8 + 34 * influence / max(float(influence.max(initial=0)), 1e-300)
+    repels = np.zeros(m, bool) if balance is None else balance < 0
 
     def paint(ax: Axes) -> None:
-        ax.scatter(*points.T, s=5, c=QUIET, alpha=0.45, linewidths=0, rasterized=len(points) > RASTER_FROM,
-                   label=f"samples ({len(points)} shown)")  # fmt: skip
-        ax.scatter(*landmarks.T, s=20, c=ATTRACT, marker="D", linewidths=0, label=f"landmarks ({len(landmarks)})")
+        if n > dots:
+            _density(ax, points)
+        else:
+            ax.scatter(*points.T, s=5, c=QUIET, alpha=0.5, linewidths=0, label=f"{n:,} samples", zorder=1)
+        for chosen, colour, words in ((~repels, ATTRACT, "attract on balance"), (repels, REPEL, "repel on balance")):
+            if chosen.any():
+                words = f"{chosen.sum():,} landmarks" + (f" that {words}" if balance is not None else "")
+                drawn = ax.scatter(*landmarks[chosen].T, s=area[chosen], c=colour, marker="D", linewidths=0.5,
+                                   edgecolors=PAPER, alpha=0.9, label=words, zorder=2)  # fmt: skip
+                if len(ranks):
+                    drawn.set_urls([f"#landmark-{r}" for r in np.asarray(ranks)[chosen]])
         ax.set_xlabel("first principal component of f")
         ax.set_ylabel("second")
-        ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
+        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
 
-    return draw("map", "Map of the representation: samples and landmarks", paint, (6.6, 4.4))
+    return draw("map", f"Map of the representation: {n:,} samples and {m:,} landmarks", paint, (7.4, 4.9))
+
+
+def _density(ax: Axes, points: np.ndarray) -> None:
+    """How many samples lie where, on a logarithmic scale."""
+    (x0, y0), (x1, y1) = points.min(0), points.max(0)
+    counts, *_ = np.histogram2d(points[:, 0], points[:, 1], bins=(360, 240))
+    strength = np.log1p(counts.T) / np.log1p(max(counts.max(), 1.0))
+    image = np.zeros((*strength.shape, 4))
+    image[..., :3] = to_rgb(QUIET)
+    image[..., 3] = np.where(strength > 0, 0.15 + 0.85 * strength, 0.0)
+    ax.imshow(image, extent=(x0, x1, y0, y1), origin="lower", aspect="auto", interpolation="nearest", zorder=1)
+    ax.scatter([], [], s=14, c=QUIET, marker="s", label=f"{len(points):,} samples (darker: more)")
+
+
+def coverage(influence: np.ndarray) -> str:
+    """Share of all influence that the strongest landmarks carry."""
+
+    def paint(ax: Axes) -> None:
+        ordered = np.sort(influence)[::-1]
+        share = np.concatenate([[0.0], np.cumsum(ordered) / max(float(ordered.sum()), 1e-300)])
+        x = np.linspace(0, 1, len(share))
+        ax.plot(x, share, color=ATTRACT)
+        ax.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle="--")
+        ax.annotate("even shares", (0.62, 0.55), fontsize=8)
+        ax.set_xlabel("share of landmarks, strongest first")
+        ax.set_ylabel("share of influence")
+
+    return draw("coverage", "Share of all influence carried by the strongest landmarks", paint)
+
+
+def entropy_path(table: pd.DataFrame, chosen: float | None) -> str:
+    """Spectral entropy over the damping (columns damping, entropy), and the damping of this run."""
+
+    def paint(ax: Axes) -> None:
+        entropy = table["entropy"].to_numpy(float)
+        ax.semilogx(table["damping"], entropy, color=ATTRACT, marker="o", markersize=4)
+        if chosen:
+            ax.axvline(chosen, color=REPEL, linewidth=0.8, linestyle="--")
+            ax.annotate(" this run", (chosen, float(np.min(entropy))), fontsize=8)
+        ax.set_xlabel("damping λ / mean curvature")
+        ax.set_ylabel("spectral entropy")
+
+    return draw("entropy", "Spectral entropy of the coefficients over the damping", paint)
 
 
 def spectrum(eigenvalues: np.ndarray) -> str:

@@ -1,6 +1,6 @@
 """The report's sections on concepts, alignment gaps, training samples and labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from krepes.report import figures
 
 PICTURES = 5  # training samples of each effect that are shown
 RELIABLE = 0.5  # share of the scores' variance that is no luck of the views, below which a ranking is flagged
+MEMBERS = 6  # samples that stand for a concept
 NAMED = 3  # samples, or concepts, of a sentence
 ROWS = 40  # of a chart
 
@@ -21,8 +22,13 @@ def sections(found: Findings, n_training: int) -> dict[str, Any]:
     """What the template shows of the findings."""
     concepts, gaps = found.concepts, found.feature_gap
     usable = None if concepts is None else concepts.loc[concepts["usable"]].head(ROWS)
+    rows = [] if concepts is None else concepts.to_dict("records")
+    rows = [{**row, "strongest": strongest(row), "pictures": []} for row in rows]
+    folded = [row for row in rows if not row["usable"] and row["origin"] != "given"]
     return {
-        "concepts": [] if concepts is None else concepts.to_dict("records"),
+        "concepts": rows,
+        "concepts_shown": [row for row in rows if row["usable"] or row["origin"] == "given"],
+        "concepts_folded": folded,
         "concept_chart": figures.pushes(usable) if usable is not None and len(usable) else None,
         "gaps": [] if gaps is None else gaps.to_dict("records"),
         "gap_chart": figures.gaps(gaps.head(ROWS)) if gaps is not None and len(gaps) else None,
@@ -42,11 +48,14 @@ def groups_by_column(table: pd.DataFrame | None) -> dict[str, list[dict[str, Any
     return {str(name): part.to_dict("records") for name, part in table.groupby("column", sort=False)}
 
 
-def attributed_to(found: Findings, sample: str, picture: Any) -> list[dict[str, Any]]:
+def attributed_to(
+    found: Findings, sample: str, picture: Callable[[str], Any], rows: Mapping[int, dict[str, str]]
+) -> list[dict[str, Any]]:
     """The training samples that raise and lower a sample's target, as the template shows them.
 
     Args:
-        picture: position among the training samples ↦ a data URI or None; and its `cells`.
+        picture: sample id ↦ its picture or None.
+        rows: position among the training samples ↦ raw cells.
     """
     if found.attribution is None:
         return []
@@ -55,16 +64,26 @@ def attributed_to(found: Findings, sample: str, picture: Any) -> list[dict[str, 
     widest = max([abs(v) for v in mine["score"]] + [1e-300])
     out = []
     for effect in ("raises", "lowers"):
-        rows = mine.loc[mine["effect"] == effect].head(PICTURES)
+        part = mine.loc[mine["effect"] == effect].head(PICTURES)
         shown = [
-            {"id": r["training_sample"], "thumbnail": picture(r["position"]), "score": r["score"], "error": r["error"],
-             "width": abs(r["score"]) / widest, "cells": picture.cells(r["position"])}
-            for r in rows.to_dict("records")
+            {"id": str(r["training_sample"]), "picture": picture(str(r["training_sample"])), "score": r["score"],
+             "error": r["error"], "width": abs(r["score"]) / widest, "cells": rows.get(int(r["position"]))}
+            for r in part.to_dict("records")
         ]  # fmt: skip
         first = None if mine.empty else mine.iloc[0]
-        target, reliability = ("", float("nan")) if first is None else (first["target"], float(first["reliability"]))
+        target = "" if first is None else first["target"]
+        reliability = float("nan") if first is None else float(first.get("reliability", float("nan")))
         out.append({"effect": effect, "target": target, "reliability": reliability, "samples": shown})
     return out
+
+
+def strongest(row: Mapping[Any, Any]) -> list[str]:
+    """The first ids that stand for a concept: members of an automatic one, else its strongest landmarks."""
+    for key in ("members", "landmarks"):
+        found = row.get(key)
+        if found is not None and not isinstance(found, float) and len(found):
+            return [str(i) for i in list(found)[:MEMBERS]]
+    return []
 
 
 def sentences(found: Findings, number: Callable[[Any], str]) -> list[str]:

@@ -1,280 +1,359 @@
-"""From a fitted auditor to the report's text."""
+"""From a run folder to the report, one self-contained HTML page."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from torch import Tensor
+from markupsafe import Markup
 
-from krepes import influence
 from krepes.audit.findings import Findings
-from krepes.data.source import Source
-from krepes.report import figures
+from krepes.report import figures, views
 from krepes.report.audited import audited
-from krepes.report.findings import attributed_to, sections, sentences
-from krepes.report.views import views_section
+from krepes.report.explained import Explained, cells_of, explained
+from krepes.report.findings import counted, sections, sentences
+from krepes.report.pictures import Sprites
+from krepes.report.words import flatten, number, templates
 from krepes.solver.newton import GAIN_RATIO
+from krepes.stored import DATA, StoredRun, first_line
 
-SHOWN = 5  # attracting and repelling landmarks per explained sample
-LANDMARKS = 24
-MAP_POINTS = 4000
-
-
-def build_report(
-    auditor,
-    title: str,
-    explain: Sequence[int] | None = None,
-    command: str | None = None,
-    settings: dict[str, Any] | None = None,
-    landmarks: pd.DataFrame | None = None,
-    findings: Findings | None = None,
-    told: dict[str, Any] | None = None,
-) -> str:
-    """The report of a fitted auditor, one self-contained HTML page.
-
-    Args:
-        auditor: a fitted `Auditor` that holds its samples.
-        explain: positions of the samples to explain; default six, spread by a seeded draw.
-        command: how the run was started, for the last section.
-        settings: printed as they are; default the auditor's.
-        landmarks: what `rank_landmarks` made of all samples; default: of a seeded subset of 4,000.
-        findings: concepts, gaps, attributions and figures against labels; default none of them.
-        told: how a recipe's encoder was loaded: space, note, account and normalisation, as in the manifest.
-    """
-    from krepes.results import describe_settings, versions
-
-    source, fit = auditor.source_, auditor.fit_
-    n = len(source)
-    subset = seeded_subset(n, MAP_POINTS, auditor.settings.seed)
-    K, f = auditor._scores(_Part(source, subset))
-    chosen = list(explain) if explain is not None else sorted(subset[:6])
-    picture = _Pictures(source)
-    f_landmarks = fit.rows.K_mm @ (fit.A0 + fit.dA)
-    both = plane(torch.cat([f, f_landmarks]))
-    points, marks = both[: len(f)], both[len(f) :]
-    outcome = auditor.outcome_
-    charts = {"map": figures.representation_map(points, marks) if len(points) > 1 else None,
-              "spectrum": figures.spectrum(fit.nystrom.eigenvalues.cpu().numpy()),
-              "convergence": figures.convergence(outcome.history, auditor.settings.newton.tol)
-              if outcome.history else None,
-              "damping": figures.damping_path([t.damping for t in outcome.trials],
-                                              [t.gain_ratio for t in outcome.trials], GAIN_RATIO)
-              if outcome.trials else None}  # fmt: skip
-    landmarks = subset_landmarks(auditor, K, f) if landmarks is None else landmarks
-    found, training = findings or Findings(), auditor._training or source
-    shown = picture if training is source else _Pictures(training)
-    environment = Environment(
-        loader=PackageLoader("krepes", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["number"] = number
-    return environment.get_template("template.html.j2").render(
-        title=title,
-        subtitle=f"{n:,} unlabelled samples, {len(fit.indices)} landmarks, objective "
-        f"{auditor.settings.objective.name}, embedding of {auditor.encoder.n_outputs} dimensions",
-        created=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
-        audited=audited(told, source),
-        trust=auditor.trust_,
-        warning=None if outcome.lowered else outcome.message,
-        findings=key_findings(auditor, landmarks) + sentences(found, number),
-        found=sections(found, len(training)),
-        views=views_section(auditor),
-        charts=charts,
-        landmarks=[
-            {**row, "thumbnail": picture(row["position"]), "cells": picture.cells(row["position"])}
-            for row in landmarks.head(LANDMARKS).to_dict("records")
-        ],
-        explained=[e | {"training": attributed_to(found, e["id"], shown)} for e in explained(auditor, chosen, picture)],
-        settings=flatten(settings or describe_settings(auditor.settings)),
-        versions=versions(),
-        fingerprints={"encoder": auditor.encoder.fingerprint(), "data": source.fingerprint()},
-        command=command,
-        outcome=outcome,
-    )
+CARDS = 24  # strongest landmarks that are shown one by one
+DOTS = 5000  # samples up to which each is a dot of the map
+REPEATED = re.compile(r" \(\d+\)$")
+TABLES = {
+    "concepts.parquet": ("concept", "origin", "usable", "verdict", "push", "low", "high", "q"),
+    "feature_gap.parquet": ("column", "kind", "gap", "low", "high", "p", "q", "n"),
+    "group_gap.parquet": ("column", "group", "gap", "low", "high", "q", "n"),
+    "attribution.parquet": ("sample", "target", "effect", "training_sample", "position", "score", "error"),
+    "evaluation.parquet": ("figure", "value", "low", "high", "n", "note"),
+    "path.parquet": ("damping", "entropy", "loss", "gain_ratio"),
+    "counterfactuals.parquet": ("counterfactual", "removed", "figure", "difference", "low", "high", "n", "random"),
+}
 
 
-def seeded_subset(n: int, size: int, seed: int) -> list[int]:
-    """At most `size` positions, drawn without replacement."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:size].tolist()
-
-
-@dataclass(frozen=True)
-class Plane:
-    """A principal plane.
-
-    Attributes:
-        mean: (h,).
-        axes: (h, 2), each turned so that the farthest of the fitted points is positive.
-    """
-
-    mean: Tensor
-    axes: Tensor
-
-    @classmethod
-    def of(cls, f: Tensor) -> "Plane":
-        """Of representations (k, h)."""
-        mean = f.mean(0)
-        _, _, V = torch.linalg.svd(f - mean, full_matrices=False)
-        axes = torch.zeros(f.shape[1], 2, dtype=f.dtype, device=f.device)
-        axes[:, : min(2, len(V))] = V[:2].T
-        points = (f - mean) @ axes
-        far = points.gather(0, points.abs().argmax(0, keepdim=True)).sign()
-        return cls(mean, axes * torch.where(far == 0, 1.0, far))
-
-    def project(self, f: Tensor) -> Tensor:
-        """Coordinates (k, 2)."""
-        return (f - self.mean.to(f)) @ self.axes.to(f)
-
-
-def plane(f: Tensor) -> np.ndarray:
-    """Coordinates of representations (k, h) in their principal plane: (k, 2)."""
-    return Plane.of(f).project(f).cpu().numpy()
-
-
-def subset_landmarks(auditor, K: Tensor, f: Tensor) -> pd.DataFrame:
-    """Landmarks ranked over the samples of these kernel rows."""
-    scores = influence.sample_influence(K, auditor.dA_)
-    signed = influence.signed_contribution(K, auditor.dA_, f)
-    return rank_landmarks(auditor, scores.mean(0), signed.sum(0), signed.abs().sum(0))
-
-
-def rank_landmarks(auditor, mean_influence: Tensor, signed: Tensor, size: Tensor) -> pd.DataFrame:
-    """Landmarks by mean influence: rank, landmark, position, norm ‖ΔÃ_l‖, mean_influence, sign_balance.
+@dataclass
+class Page:
+    """What a page is made of.
 
     Args:
-        mean_influence, signed, size: per landmark (m,): mean influence, Σc and Σ|c| over samples.
+        run: the run folder, as it stands.
+        thumbnails: whether pictures of samples stand in the page.
+        redact: columns of the samples' table whose values do not.
     """
-    table = pd.DataFrame(
-        {
-            "landmark": auditor.landmark_ids_,
-            "position": auditor.fit_.indices,
-            "norm": auditor.dA_.norm(dim=1).cpu().numpy(),
-            "mean_influence": mean_influence.cpu().numpy(),
-            "sign_balance": (signed / size.clamp_min(1e-300)).cpu().numpy(),
-        }
-    ).sort_values("mean_influence", ascending=False, kind="stable", ignore_index=True)
-    table.insert(0, "rank", np.arange(1, len(table) + 1))
-    return table
+
+    run: StoredRun
+    thumbnails: bool = True
+    redact: Sequence[str] = ()
+    sprites: Sprites = field(init=False)
+
+    def __post_init__(self):
+        manifest = self.run.manifest
+        self.thumbnails = self.thumbnails and manifest.get("thumbnails", True) is not False
+        hidden = manifest.get("redact")
+        self.redact = tuple({*self.redact, *(hidden if isinstance(hidden, list) else ())})
+        self.sprites = Sprites(self.run.pictures if self.thumbnails else {})
+
+    def hides(self, column: str) -> bool:
+        """Whether a column of the run's tables, data.NAME, is redacted; so is a second one of that name, "NAME (2)"."""
+        return REPEATED.sub("", column.removeprefix(DATA)) in self.redact or column.removeprefix(DATA) in self.redact
 
 
-def key_findings(auditor, landmarks: pd.DataFrame) -> list[str]:
+def build_page(run: StoredRun, thumbnails: bool = True, redact: Sequence[str] = ()) -> str:
+    """The report of a run folder, complete or not; it says what is missing.
+
+    Args:
+        run: the run folder.
+        thumbnails: whether pictures of samples stand in the page.
+        redact: columns of the samples' table whose values do not.
+
+    Returns:
+        HTML that loads nothing and needs no script to be read.
+    """
+    page = Page(run, thumbnails, redact)
+    found = guarded(run, "findings", lambda: findings_of(page)) or Findings()
+    landmarks = landmark_table(page)
+    content = {
+        "head": guarded(run, "manifest.json", lambda: head(page)) or NOTHING_KNOWN,
+        "trust": run.trust,
+        "warning": warning(run),
+        "findings": guarded(run, "findings", lambda: key_findings(run, landmarks) + sentences(found, number)) or [],
+        "map": guarded(run, "points.parquet", lambda: map_of(page, landmarks)),
+        "views": guarded(run, "views.json", lambda: views_of(page)),
+        "landmarks": guarded(run, "landmarks.parquet", lambda: cards(page, landmarks)) or [],
+        "every": guarded(run, "landmarks.parquet", lambda: every_landmark(page, landmarks)) or [],
+        "explained": guarded(run, "explained.parquet", lambda: explained(page, found)) or Explained([], []),
+        "found": guarded(run, "findings", lambda: shown_findings(page, found)) or sections(Findings(), 0),
+        "charts": charts(run, found, landmarks),
+        "removed": guarded(run, "counterfactuals.parquet", lambda: removed_groups(found)) or {},
+        "path": [] if found.path is None else found.path.to_dict("records"),
+        "outcome": run.section("outcome"),
+        "settings": guarded(run, "manifest.json", lambda: settings_of(page)) or {},
+        "versions": {str(k): str(v) for k, v in run.section("versions").items()},
+        "fingerprints": {str(k): str(v) for k, v in run.section("fingerprints").items()},
+        "command": None if page.redact else run.manifest.get("command"),
+    }
+    style, script = (asset(name) for name in ("style.css", "page.js"))
+    return (
+        templates()
+        .get_template("template.html.j2")
+        .render(
+            content,
+            style=Markup(style),
+            script=Markup(script),
+            policy=f"default-src 'none'; img-src data:; style-src {hash_of(style)}; script-src {hash_of(script)}; "
+            "base-uri 'none'; form-action 'none'",
+            pictures=list(page.sprites.used.values()),
+            embedded=embedded(page, content),
+            problems=list(run.problems.values()),
+        )
+    )
+
+
+def guarded(run: StoredRun, name: str, make: Callable[[], Any]) -> Any:
+    """A part of the page; None, and a problem of that file, where what was stored does not make sense."""
+    try:
+        return make()
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
+        run.say(name, f"{name} lacks or misstates what this page shows of it ({type(error).__name__}: "
+                f"{first_line(error)}).")  # fmt: skip
+        return None
+
+
+def asset(name: str) -> str:
+    """A file of this package."""
+    return (files("krepes.report") / name).read_text(encoding="utf-8")
+
+
+def hash_of(text: str) -> str:
+    """How a Content-Security-Policy names an inline script or style."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+# ------------------------------------------------------------------------ head
+
+NOTHING_KNOWN = {
+    "title": "A run without a manifest", "subtitle": "", "created": "", "space": "", "note": "", "lines": [],
+}  # fmt: skip
+
+
+def head(page: Page) -> dict[str, Any]:
+    """Title, subtitle, date, and what was audited."""
+    manifest = page.run.manifest
+    if not manifest:
+        return NOTHING_KNOWN
+    settings = page.run.section("settings")
+    objective = (settings.get("objective") or {}).get("name", "unknown")
+    n, m = manifest.get("samples"), len(manifest.get("landmark_ids") or ())
+    A0 = page.run.tensor("A0")
+    parts = [
+        counted(n, "unlabelled sample") if isinstance(n, int) else "",
+        f"{m:,} landmarks" if m else "",
+        f"objective {objective}",
+        f"representation of {A0.shape[1]} dimensions" if A0 is not None else "",
+    ]
+    created = manifest.get("created")
+    when = datetime.fromisoformat(created).strftime("%d %B %Y, %H:%M UTC") if isinstance(created, str) else ""
+    return {
+        "title": str(manifest.get("title") or page.run.section("config").get("title") or page.run.folder.name),
+        "subtitle": ", ".join(p for p in parts if p),
+        "created": when,
+        **audited(manifest),
+    }
+
+
+def warning(run: StoredRun) -> str | None:
+    """What must be read before anything else: a step that did not lower the loss."""
+    outcome = run.section("outcome")
+    before, after = outcome.get("loss_before"), outcome.get("loss_after")
+    if not isinstance(before, int | float) or not isinstance(after, int | float):
+        return None
+    return None if after < before else str(outcome.get("message", "The step did not lower the objective."))
+
+
+def embedded(page: Page, content: dict[str, Any]) -> list[str]:
+    """Which samples stand in the file itself."""
+    said = []
+    pictures = len(page.sprites.used) + len((content["views"] or "").split("data:image")) - 1
+    if pictures:
+        said.append(f"This file holds {counted(pictures, 'picture')} of training samples.")
+    elif page.run.section("source").get("kind") == "image":
+        said.append("No picture of a sample is in this file.")
+    columns, rows = content["explained"].columns, content["explained"].rows
+    if columns and rows:
+        said.append(f"It holds raw values of {counted(rows, 'training sample')} in {counted(len(columns), 'column')}.")
+    if page.redact:
+        said.append(f"Left out everywhere: {', '.join(page.redact)}.")
+    return said
+
+
+def settings_of(page: Page) -> dict[str, str]:
+    """The configuration as resolved, or the auditor's settings; what names a redacted column is not shown."""
+    told = page.run.section("config") or page.run.section("settings")
+    flat = flatten(told)
+    return {k: "redacted" if any(c in k or c in v for c in page.redact) else v for k, v in flat.items()}
+
+
+# ------------------------------------------------------------- findings, tables
+
+
+def findings_of(page: Page) -> Findings:
+    """The tables that the run has, without the redacted columns' rows."""
+    tables = {}
+    for name, needed in TABLES.items():
+        table = page.run.table(name, needed, expected=False)
+        if table is not None and name == "group_gap.parquet":
+            table = table.loc[~table["column"].astype(str).isin(page.redact)]
+        tables[name.removesuffix(".parquet")] = table
+    notes = page.run.manifest.get("notes")
+    said = [str(n) for n in notes] if isinstance(notes, list) else []
+    attributed = page.run.manifest.get("attributed")
+    kept = tuple(n for n in said if not any(c in n for c in page.redact))
+    return Findings(**tables, notes=kept, attributed=attributed if isinstance(attributed, int) else 0)
+
+
+def shown_findings(page: Page, found: Findings) -> dict[str, Any]:
+    """What the sections on concepts, gaps and labels show."""
+    n = page.run.manifest.get("samples")
+    shown = sections(found, n if isinstance(n, int) else 0)
+    for row in shown["concepts"]:
+        row["pictures"] = [(name, page.sprites(name)) for name in row["strongest"]]
+    return shown
+
+
+def key_findings(run: StoredRun, landmarks: pd.DataFrame | None) -> list[str]:
     """Plain sentences with their numbers."""
-    outcome, m = auditor.outcome_, len(landmarks)
-    mean = landmarks["mean_influence"].to_numpy()
-    share = mean / max(mean.sum(), 1e-300)
-    tenth = max(1, m // 10)
-    size = next(f for f in auditor.trust_.figures if f.name == "step size").value
+    said, outcome = [], run.section("outcome")
+    gate = run.trust
+    size = next((f.value for f in gate.figures if f.name == "step size"), None) if gate is not None else None
+    if size is not None and "loss_before" in outcome:
+        said.append(
+            f"The objective moves the representation by {number(size)} of its size; the loss goes from "
+            f"{number(outcome['loss_before'])} to {number(outcome['loss_after'])}."
+        )
+    if landmarks is not None and len(landmarks):
+        mean, m = landmarks["mean_influence"].to_numpy(float), len(landmarks)
+        share = mean / max(mean.sum(), 1e-300)
+        tenth = max(1, m // 10)
+        said.append(
+            f"The {tenth} strongest of {m} landmarks carry {share[:tenth].sum():.0%} of all influence ({tenth / m:.0%} "
+            "would be an even share)."
+        )
+        said.append(
+            f"The most influential landmark is {landmarks['landmark'].iloc[0]}, with {share[0] * m:.1f} times the "
+            "landmarks' mean influence."
+        )
+    return said
+
+
+def removed_groups(found: Findings) -> dict[str, dict[str, Any]]:
+    """Counterfactual ↦ how many samples were removed, and its rows."""
+    table = found.counterfactuals
+    if table is None:
+        return {}
+    return {
+        str(name): {"removed": int(part["removed"].iloc[0]), "rows": part.to_dict("records")}
+        for name, part in table.groupby("counterfactual", sort=False)
+    }
+
+
+# ------------------------------------------------------------------- landmarks
+
+
+def landmark_table(page: Page) -> pd.DataFrame | None:
+    """Ranked landmarks, strongest first."""
+    needed = ("rank", "landmark", "position", "norm", "mean_influence", "sign_balance")
+    table = page.run.table("landmarks.parquet", needed)
+    return None if table is None else table.sort_values("rank", kind="stable", ignore_index=True)
+
+
+def cards(page: Page, landmarks: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """The strongest landmarks with picture and raw cells."""
+    if landmarks is None:
+        return []
     return [
-        f"The objective moves the representation by {number(size)} of its size; the loss goes from "
-        f"{number(outcome.loss_before)} to {number(outcome.loss_after)}.",
-        f"The {tenth} strongest of {m} landmarks carry {share[:tenth].sum():.0%} of all influence "
-        f"({tenth / m:.0%} would be an even share).",
-        f"The most influential landmark is {landmarks['landmark'][0]}, with {share[0] * m:.1f} times the "
-        "landmarks' mean influence.",
+        {**row, "picture": page.sprites(str(row["landmark"])), "cells": cells_of(page, row)}
+        for row in landmarks.head(CARDS).to_dict("records")
     ]
 
 
-def explained(auditor, chosen: Sequence[int], picture: "_Pictures") -> list[dict[str, Any]]:
-    """Each chosen sample with its attracting and repelling landmarks, and what all others add."""
-    if not chosen:
+def every_landmark(page: Page, landmarks: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """All landmarks with their pictures."""
+    if landmarks is None:
         return []
-    source, ids = auditor.source_, auditor.landmark_ids_
-    K, f = auditor._scores(_Part(source, chosen))
-    scores = influence.sample_influence(K, auditor.dA_)
-    signed = influence.signed_contribution(K, auditor.dA_, f)
-    out = []
-    for t, position in enumerate(chosen):
-        c = signed[t]
-        order = torch.argsort(c, descending=True).tolist()
-        attract = [j for j in order[:SHOWN] if c[j] > 0]
-        repel = [j for j in order[::-1][:SHOWN] if c[j] < 0]
-        total, shown = float(c.sum()), float(c[attract + repel].sum())
-        widest = max([abs(float(c[j])) for j in attract + repel] + [abs(total - shown), 1e-300])
-        cells = picture.cells(position)
-
-        def item(j: int, t=t, c=c, cells=cells, widest=widest, position=position) -> dict[str, Any]:
-            p = auditor.fit_.indices[j]
-            theirs = picture.cells(p)
-            agrees = {k for k in theirs or {} if cells and theirs and cells.get(k) == theirs[k]}
-            return {"landmark": ids[j], "contribution": float(c[j]), "influence": float(scores[t, j]),
-                    "width": abs(float(c[j])) / widest, "thumbnail": picture(p), "cells": theirs,
-                    "agrees": agrees, "self": p == position}  # fmt: skip
-
-        out.append({"id": source.ids[position], "thumbnail": picture(position), "cells": cells,
-                    "attract": [item(j) for j in attract], "repel": [item(j) for j in repel], "total": total,
-                    "rest": total - shown, "rest_width": abs(total - shown) / widest,
-                    "others": len(ids) - len(attract) - len(repel)})  # fmt: skip
-    return out
+    names = ["rank", "landmark", "norm", "mean_influence", "sign_balance"]
+    rows = landmarks.loc[:, names].to_dict("records")
+    return [{**row, "picture": page.sprites(str(row["landmark"]))} for row in rows]
 
 
-class _Part:
-    """Some samples of a source, as a source."""
-
-    def __init__(self, source: Source, positions: Sequence[int]):
-        self._source, self._positions = source, list(positions)
-        self.ids = [source.ids[i] for i in self._positions]
-        self.kind = source.kind
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def batch(self, indices: Sequence[int]) -> Tensor:
-        return self._source.batch([self._positions[i] for i in indices])
-
-    def metadata(self) -> pd.DataFrame | None:
-        table = self._source.metadata()
-        return None if table is None else table.iloc[self._positions]
-
-    def fingerprint(self) -> str:
-        return self._source.fingerprint()
+# ---------------------------------------------------------------------- charts
 
 
-class _Pictures:
-    """How a sample is shown: a thumbnail for images, its row in raw units for tables."""
-
-    def __init__(self, source: Source):
-        self._source = source
-        self._table = source.metadata()
-        if source.kind == "image":
-            some = source.batch(range(min(256, len(source)))).float()
-            self._low, self._high = float(some.min()), float(some.max())
-
-    def __call__(self, position: int) -> str | None:
-        """PNG data URI of an image, else None."""
-        if self._source.kind != "image":
-            return None
-        return figures.thumbnail(self._source.batch([position])[0].float().cpu().numpy(), self._low, self._high)
-
-    def cells(self, position: int) -> dict[str, str] | None:
-        """Column ↦ text of a table row, else None."""
-        if self._table is None:
-            return None
-        return {str(k): cell(v) for k, v in self._table.iloc[position].items()}
+def map_of(page: Page, landmarks: pd.DataFrame | None) -> dict[str, Any] | None:
+    """The map of all samples, and how many they are."""
+    points = page.run.table("points.parquet", ("x", "y", "is_landmark"), ("x", "y", "is_landmark"))
+    if points is None or len(points) < 2:
+        return None
+    xy = points[["x", "y"]].to_numpy(float)
+    marks = np.empty((0, 2)) if landmarks is None else xy[landmarks["position"].to_numpy(int)]
+    ranks = [] if landmarks is None else landmarks["rank"].tolist()
+    size = None if landmarks is None else landmarks["mean_influence"].to_numpy(float)
+    balance = None if landmarks is None else landmarks["sign_balance"].to_numpy(float)
+    return {
+        "svg": Markup(figures.representation_map(xy, marks, ranks, size, balance, DOTS)),
+        "n": len(xy),
+        "density": len(xy) > DOTS,
+    }
 
 
-def cell(value: Any) -> str:
-    """A raw value as text; missing is said."""
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return "missing"
-    return f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else str(value)
+def charts(run: StoredRun, found: Findings, landmarks: pd.DataFrame | None) -> list[tuple[str, Markup]]:
+    """Caption and chart: spectrum, coverage, convergence, damping and λ path, those that can be had."""
+    outcome = run.section("outcome")
+
+    def spectrum() -> str | None:
+        values = run.tensor("eigenvalues")
+        return None if values is None else figures.spectrum(values.numpy())
+
+    def coverage() -> str | None:
+        return None if landmarks is None else figures.coverage(landmarks["mean_influence"].to_numpy(float))
+
+    def convergence() -> str | None:
+        tolerance = (run.section("settings").get("newton") or {}).get("tol", 1e-4)
+        return figures.convergence(outcome["history"], tolerance) if outcome.get("history") else None
+
+    def damping() -> str | None:
+        tried = [(t["damping"], t["gain_ratio"]) for t in outcome.get("trials") or ()]
+        return figures.damping_path([d for d, _ in tried], [g for _, g in tried], GAIN_RATIO) if tried else None
+
+    def path() -> str | None:
+        return None if found.path is None else figures.entropy_path(found.path, outcome.get("relative_damping"))
+
+    drawn = {
+        "Spectrum of the landmark kernel": spectrum,
+        "Coverage: what the strongest landmarks carry": coverage,
+        "Spectral entropy of the coefficients over λ": path,
+        "Gain ratio of the λ that were tried": damping,
+        "Residual of the linear solve": convergence,
+    }
+    made = {caption: guarded(run, "charts", make) for caption, make in drawn.items()}
+    return [(caption, Markup(svg)) for caption, svg in made.items() if svg]
 
 
-def number(value: Any) -> str:
-    """Three significant digits; – where there is none."""
-    return "–" if value is None or not np.isfinite(value) else f"{value:.3g}"
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted names."""
-    out = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            out |= flatten(value, f"{prefix}{key}.")
-        else:
-            text = "none" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            out[f"{prefix}{key}"] = text if len(text) < 120 else text[:117] + "…"
-    return out
+def views_of(page: Page) -> Markup | None:
+    """The first samples and their views."""
+    content = page.run.json(views.FILE, expected=False)
+    if content is None:
+        return None
+    if content.get("kind") == "image":
+        strips = content["strips"] if page.thumbnails else []
+        if not all(isinstance(s, str) and s.startswith("data:image/png;base64,") for s in strips):
+            raise ValueError("strips that are no pictures")
+        content = {**content, "strips": strips}
+    if content.get("kind") == "table":
+        content = views.without_columns(content, page.redact)
+    return Markup(views.rendered(content))

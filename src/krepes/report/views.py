@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
@@ -15,7 +14,9 @@ from krepes.data.stream import VIEW_BLOCK, SubsetViews, make_views, read
 from krepes.data.tables import Column, TableSchema
 from krepes.data.views import Compose, ImageView, pair_of
 from krepes.report import figures
+from krepes.report.words import templates
 
+FILE = "views.json"  # of a run folder
 SAMPLES = 6
 SIDE = 96  # pixels of a picture's longer side in the page
 GAP = 4  # pixels between pictures of a strip
@@ -34,23 +35,58 @@ def views_section(
         samples: how many at most.
         tokens: token id ↦ its text, for token sequences; default the ids.
     """
+    content = views_content(auditor, samples, tokens)
+    return "" if content is None else rendered(content)
+
+
+def rendered(content: dict[str, Any]) -> str:
+    """What `views_content` gave as HTML, escaped."""
+    return templates().get_template("views.html.j2").render(content)
+
+
+def views_content(
+    auditor: Any,
+    samples: int = SAMPLES,
+    tokens: Callable[[int], str] | Sequence[str] | None = None,
+    thumbnails: bool = True,
+    redact: Sequence[str] = (),
+) -> dict[str, Any] | None:
+    """What the section shows, as JSON can hold it; None where there are no samples or views, as after a load.
+
+    Args:
+        samples, tokens: as of `views_section`.
+        thumbnails: whether pictures of the samples are made.
+        redact: columns that are left out.
+    """
     source, views = auditor._training or auditor._source, auditor._views
     if source is None or views is None:
-        return ""
+        return None
     block = range(min(VIEW_BLOCK, len(source)))
     shown = range(min(samples, len(source)))
     pair = make_views(source, views, block, auditor.settings.seed)
     batches = [t[: len(shown)].detach().cpu() for t in (read(source, shown), *pair)]
     inner = views.views if isinstance(views, SubsetViews) else views
-    environment = Environment(
-        loader=PackageLoader("krepes", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("views.html.j2").render(
-        kind=kind_of_samples(source, batches[0]),
-        ids=[str(source.ids[i]) for i in shown],
-        settings=settings_of(inner),
+    content = {
+        "kind": kind_of_samples(source, batches[0]),
+        "ids": [str(source.ids[i]) for i in shown],
+        "settings": [list(one) for one in settings_of(inner)],
         **contents(source, inner, batches, tokens),
-    )
+    }
+    if not thumbnails and "strips" in content:
+        content["strips"] = []
+    return without_columns(content, redact) if content["kind"] == "table" else content
+
+
+def without_columns(content: dict[str, Any], redact: Sequence[str]) -> dict[str, Any]:
+    """The content of a table without some of its columns."""
+    kept = [i for i, name in enumerate(content["columns"]) if name not in redact]
+
+    def part(row: dict[str, Any]) -> dict[str, Any]:
+        cells = [row["cells"][i] for i in kept]
+        return {**row, "cells": cells, "changed": sum(bool(new) for _, new in cells)}
+
+    rows = [[part(row) for row in sample] for sample in content["rows"]]
+    return {**content, "columns": [content["columns"][i] for i in kept], "rows": rows}
 
 
 def kind_of_samples(source: Any, batch: Tensor) -> str:

@@ -1,0 +1,81 @@
+"""The counterfactuals that a plan asks for: what moves when groups of training samples are removed."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from krepes.audit.movement import Movement, movement
+from krepes.audit.selection import positions
+from krepes.data.source import Subset
+from krepes.errors import ConfigError, is_whole
+
+if TYPE_CHECKING:
+    from krepes.auditor import Auditor
+
+POINTS = 500  # samples whose movement is looked at
+COLUMNS = ["counterfactual", "removed", "figure", "before", "after", "difference", "low", "high", "n", "random"]
+
+
+def counterfactual_table(
+    auditor: "Auditor", asked: Mapping[str, Any], explained: Sequence[int], points: np.ndarray
+) -> pd.DataFrame:
+    """What moves without each group, and without as many random samples.
+
+    The landmarks stay in the basis, so that f before and after have the same coordinates.
+
+    Args:
+        asked: name ↦ ids, a query on the table, or a whole number k: the k strongest landmarks.
+        explained: positions of the samples whose shift is told one by one.
+        points: positions of test points for the means.
+
+    Returns:
+        one row per group and figure: counterfactual, removed (samples), figure ("shift", "neighbours that stay",
+        "sample ID"), before, after, difference, low, high (95 % over test points), n, random (the difference without
+        as many random samples).
+
+    Raises:
+        ConfigError: a group names no samples, or too little remains without it.
+    """
+    training, _ = auditor._trained_on(None, None)
+    rows: list[tuple] = []
+    for place, (name, wanted) in enumerate(asked.items()):
+        removed = removed_positions(auditor, wanted, name)
+        drawn = np.random.default_rng((auditor.settings.seed, place)).permutation(len(training))[: len(removed)]
+        chosen, again = (moved(auditor, group, explained, points) for group in (removed, drawn))
+        other = again.summary.set_index("figure")["difference"]
+        for row in chosen.summary.to_dict("records"):
+            rows.append((name, len(removed), *(row[k] for k in COLUMNS[2:9]), other.get(row["figure"], np.nan)))
+        # the explained samples come first
+        shifts = zip(*(one.samples["shift"].to_numpy(float)[: len(explained)] for one in (chosen, again)), strict=True)
+        for sample, (shift, random) in zip((auditor.source_.ids[i] for i in explained), shifts, strict=True):
+            nothing = (np.nan, np.nan)
+            rows.append((name, len(removed), f"sample {sample}", *nothing, shift, *nothing, 1, random))
+    return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+
+
+def removed_positions(auditor: "Auditor", wanted: Any, name: str) -> np.ndarray:
+    """Positions among the training samples of a group that a plan names.
+
+    Raises:
+        ConfigError: it names no samples.
+    """
+    training, _ = auditor._trained_on(None, None)
+    what = f"counterfactual {name!r}"
+    if not is_whole(wanted):
+        return positions(training, wanted, what)
+    m = len(auditor.landmark_ids_)
+    if not 1 <= wanted <= m:
+        raise ConfigError(f"{what} asks for the {wanted} strongest landmarks; expected 1 to {m}")
+    strongest = auditor.dA_.norm(dim=1).argsort(descending=True)[:wanted].tolist()
+    return positions(training, [auditor.landmark_ids_[i] for i in strongest], what)
+
+
+def moved(auditor: "Auditor", removed: np.ndarray, explained: Sequence[int], points: np.ndarray) -> Movement:
+    """What moves without these training samples: of the explained samples and the test points."""
+    mask = np.zeros(len(auditor._trained_on(None, None)[0]), bool)
+    mask[removed] = True
+    after = auditor.counterfactual(mask, keep_landmarks=True)
+    shown = np.array(list(dict.fromkeys([*explained, *points[:POINTS].tolist()])), int)
+    return movement(auditor, after, Subset(auditor.source_, shown))

@@ -1,0 +1,268 @@
+"""The report is made of the run folder alone, keeps out what must stay out, and says what is missing."""
+
+import html
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+import krepes
+from krepes.data import ArraySource, GaussianNoise
+from krepes.encoders import MLP
+from krepes.errors import ConfigError, RunFolderError
+from krepes.report.card import build_card
+from krepes.report.page import build_page
+from krepes.run import run_audit, write_report
+from krepes.shown import BUDGET, Pictures
+from krepes.stored import StoredRun
+
+TABLE = pd.DataFrame(
+    {"<i>age</i>": np.arange(60) % 7, "town": [f"<b>t{i % 3}</b>" for i in range(60)], "secret": ["s3cr3t"] * 60}
+)
+QUERY = '`town` == "<b>t1</b>"'
+PLAN = krepes.AuditPlan({"<tt>": QUERY}, refits=2, automatic_concepts=False, counterfactuals={"old & <grey>": QUERY})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """An audit of images with a table."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("page") / "run"
+    source = ArraySource(torch.rand(60, 1, 6, 6), ids=[f"<u>{i}" for i in range(60)], metadata=TABLE)
+    network = torch.nn.Sequential(torch.nn.Flatten(), MLP(36, [8], 4)).eval()
+    auditor = krepes.Auditor(
+        network, "vicreg", landmarks=12, newton=krepes.Newton(damping=1.0), trust=krepes.Trust(refits=False)
+    )
+    run_audit(
+        auditor, source, GaussianNoise(0.1), folder, {"title": "x"}, Console(quiet=True), title="An <em>audit</em>",
+        command="krepes audit c.yaml", plan=PLAN, explain=3,
+    )  # fmt: skip
+    return folder, auditor
+
+
+@pytest.fixture
+def run(runs, tmp_path):
+    return shutil.copytree(runs[0], tmp_path / "run")
+
+
+def page(folder, **options) -> str:
+    return build_page(StoredRun.open(folder), **options)
+
+
+def test_the_report_is_a_function_of_the_folder(runs):
+    assert page(runs[0]) == (runs[0] / "report.html").read_text()
+
+
+def test_contributions_and_rest_add_up_to_the_total(runs):
+    shown = re.findall(r'<p class="sum">(.*?)</p>', page(runs[0]))
+    assert len(shown) == 3
+    for line in shown:
+        *parts, total = (float(v.replace("−", "-").lstrip("= ")) for v in re.findall(r"<b>(.*?)</b>", line))
+        assert total == pytest.approx(sum(parts), abs=2e-3)
+    folder, auditor = runs
+    table = pd.read_parquet(folder / "explained.parquet")
+    sums = table.groupby("position")["contribution"].sum()
+    x = auditor.source_.batch(sums.index.tolist())
+    np.testing.assert_allclose(sums, auditor.contribution(x).sum(1), rtol=1e-9)
+
+
+def test_nothing_of_the_data_is_markup(runs):
+    found = page(runs[0])
+    for name in ("<em>", "<i>age", "<b>t", "<u>", "<grey>", "<tt>"):
+        assert name not in found
+        assert html.escape(name) in found
+
+
+def test_the_policy_allows_what_is_in_the_page_and_nothing_else(runs):
+    found = page(runs[0])
+    assert not re.search(r"""(src|href)=["'](?!#|data:image/)""", found)
+    assert not re.search(r" style=| on[a-z]+=", found)
+    policy = html.unescape(re.findall(r'Content-Security-Policy" content="([^"]+)"', found)[0])
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+
+
+def test_each_picture_stands_in_the_page_once(runs):
+    found = page(runs[0])
+    pictures = re.findall(r'<image [^>]*href="(data:[^"]+)"', found)
+    assert len(pictures) == len(re.findall("<symbol", found))
+    assert len(re.findall("<use href", found)) > len(pictures)
+    assert f"This file holds {len(pictures) + 6} pictures of training samples." in found
+
+
+def test_pictures_and_columns_are_kept_out(runs):
+    found = page(runs[0], thumbnails=False, redact=["secret", "town"])
+    assert "data:image" not in re.sub(r'xlink:href="data:image/png[^"]*"', "", found)
+    assert "<symbol" not in found
+    assert "s3cr3t" not in found
+    assert "t1&lt;" not in found
+    assert "No picture of a sample is in this file." in found
+    assert "Left out everywhere: secret, town." in found or "Left out everywhere: town, secret." in found
+    assert "s3cr3t" in page(runs[0])
+
+
+def test_an_audit_keeps_out_what_it_is_told_to(runs, tmp_path):
+    auditor = runs[1]
+    path = auditor.report(tmp_path / "r.html", findings=krepes.Findings(), thumbnails=False, redact=["secret"])
+    found = path.read_text()
+    assert "s3cr3t" not in found
+    assert "<symbol" not in found
+    with pytest.raises(ConfigError, match="nobody"):
+        auditor.report(tmp_path / "r.html", findings=krepes.Findings(), redact=["nobody"])
+
+
+def test_the_counterfactual_stands_beside_a_random_one(runs):
+    table = pd.read_parquet(runs[0] / "counterfactuals.parquet")
+    assert table["removed"].eq(20).all()
+    assert {"shift", "neighbours that stay"} < set(table["figure"])
+    assert table["figure"].str.startswith("sample ").sum() == 3
+    auditor = runs[1]
+    after = auditor.counterfactual(QUERY, keep_landmarks=True)
+    position = int(pd.read_parquet(runs[0] / "explained.parquet")["position"][0])
+    moved = krepes.movement(auditor, after, auditor.source_.batch([position]))
+    row = table[table["figure"].str.startswith("sample ")].iloc[0]
+    assert row["difference"] == pytest.approx(moved.samples["shift"][0], rel=1e-6)
+    assert "What would move without" in page(runs[0])
+
+
+@pytest.mark.parametrize("name", [
+    "manifest.json", "trust.json", "landmarks.parquet", "points.parquet", "explained.parquet", "model.safetensors",
+    "concepts.parquet", "views.json", "pictures.parquet", "attribution.parquet",
+])  # fmt: skip
+@pytest.mark.parametrize("how", ["gone", "cut", "empty", "other"])
+def test_what_is_missing_is_said_and_the_rest_is_shown(run, name, how):
+    path = run / name
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "other": b"<script>x</script>" * 9}[how])
+    found = page(run)
+    assert "Not all of this run can be shown" in found
+    assert name in found or name == "manifest.json"
+    assert "<script>x" not in found
+    assert "Method and limits" in found
+    assert ("An &lt;em&gt;audit" in found) == (name != "manifest.json")
+
+
+def test_a_table_of_another_version_is_not_guessed_at(run):
+    table = pd.read_parquet(run / "landmarks.parquet").rename(columns={"mean_influence": "influence_mean"})
+    table.to_parquet(run / "landmarks.parquet")
+    found = page(run)
+    assert "landmarks.parquet lacks mean_influence" in found
+    assert "Why is this sample here?" in found
+
+
+@pytest.mark.parametrize("change", [
+    {"settings": 5}, {"outcome": []}, {"outcome": {"loss_before": "x", "loss_after": None, "trials": [3]}},
+    {"created": "yesterday"}, {"landmark_ids": 7}, {"notes": {"a": 1}}, {"redact": "secret"}, {"samples": "many"},
+    {"account": 3}, {"source": "x"}, {"format": 99}, {"versions": [1]}, {"config": {"title": ["x"]}, "title": None},
+], ids=str)  # fmt: skip
+def test_a_manifest_that_makes_no_sense_stops_nothing(run, change):
+    manifest = json.loads((run / "manifest.json").read_text()) | change
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    found = page(run)
+    assert "Why is this sample here?" in found
+    assert "Method and limits" in found
+
+
+def test_a_verdict_of_ones_own_making_is_no_verdict(run):
+    trust = json.loads((run / "trust.json").read_text())
+    trust["verdict"] = 'green" onload="x'
+    (run / "trust.json").write_text(json.dumps(trust))
+    assert "NOT KNOWN" in page(run)
+
+
+def test_a_half_written_run_says_how_far_it_got(run):
+    manifest = json.loads((run / "manifest.json").read_text())
+    for name in ("explained.parquet", "trust.json", "report.html"):
+        (run / name).unlink()
+    (run / "manifest.json").write_text(json.dumps({**manifest, "status": "interrupted", "stage": "findings"}))
+    found = html.unescape(page(run))
+    assert "its status is 'interrupted', its stage 'findings'" in found
+
+
+def test_a_folder_of_another_kind_is_no_run(tmp_path):
+    for place in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(RunFolderError, match="run folder"):
+            StoredRun.open(place)
+
+
+def test_pictures_that_are_none_never_reach_the_page(run):
+    table = pd.read_parquet(run / "pictures.parquet")
+    hostile = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>"
+    table["picture"] = [hostile, *table["picture"][1:]]
+    table.to_parquet(run / "pictures.parquet")
+    found = page(run)
+    assert "1 of" in found
+    assert "onload" not in found
+
+
+def test_the_report_is_written_elsewhere(run, tmp_path):
+    stored = StoredRun.open(run)
+    path = write_report(stored, tmp_path / "elsewhere.html", redact=["secret"])
+    assert "s3cr3t" not in path.read_text()
+    assert stored.problems == {}
+
+
+def test_the_card_is_markdown_without_markup_of_the_data(run):
+    card = (run / "card.md").read_text()
+    assert card.startswith("## Audit of the representation")
+    assert "&lt;em&gt;audit" in card
+    assert not re.search("<em>|<i>|<b>t|<u>", card)
+    assert "old & " not in card
+    trust = json.loads((run / "trust.json").read_text())
+    assert card.count("\n| ") == 1 + len(trust["figures"])
+    (run / "trust.json").unlink()
+    assert "Not known" in build_card(StoredRun.open(run))
+    assert "trust.json is missing" in build_card(StoredRun.open(run)).replace("\\", "")
+
+
+def test_points_open_in_embedding_atlas_as_they_are(runs):
+    """Columns x, y, and neighbors as its command line takes them: {ids: rows of the table, distances}."""
+    points = pd.read_parquet(runs[0] / "points.parquet")
+    assert points[["x", "y"]].notna().all(axis=None)
+    for names, near in zip(points["landmarks"], points["neighbors"], strict=True):
+        assert points["id"].iloc[near["ids"]].tolist() == list(names)
+        assert near["distances"][0] == 0
+        assert (np.diff(near["distances"]) >= 0).all()
+
+
+def test_a_complete_run_is_a_flat_folder_of_ordinary_files(runs):
+    """As trackers of experiments upload it."""
+    for path in runs[0].iterdir():
+        assert path.is_file()
+        assert not path.is_symlink()
+        assert re.fullmatch(r"[a-z_]+\.(parquet|json|html|md|safetensors)", path.name)
+        assert path.stat().st_size > 0
+
+
+def test_a_thousand_landmarks_stay_below_ten_megabytes(run):
+    """Pictures of noise, which compress worst, as many as a run keeps."""
+    generator, m = np.random.default_rng(0), 1000
+    draw = Pictures((0.0,), (1.0,), 0.0, 1.0)
+    ids = [f"sample-{i}" for i in range(m)]
+    pictures, spent = {}, 0
+    for name in ids:
+        if spent > BUDGET:
+            break
+        pictures[name] = draw.encode(generator.random((3, 224, 224)))
+        spent += len(pictures[name])
+    assert len(pictures) > 500
+    pd.DataFrame({"id": list(pictures), "picture": list(pictures.values())}).to_parquet(run / "pictures.parquet")
+    ranks = np.arange(1, m + 1)
+    pd.DataFrame({"rank": ranks, "landmark": ids, "position": ranks - 1, "norm": 1 / ranks, "mean_influence": 1 / ranks,
+                  "sign_balance": 0.5}).to_parquet(run / "landmarks.parquet")  # fmt: skip
+    xy = generator.normal(size=(20_000, 2))
+    pd.DataFrame({"id": range(20_000), "x": xy[:, 0], "y": xy[:, 1], "is_landmark": False}).to_parquet(
+        run / "points.parquet"
+    )
+    found = page(run)
+    assert len(found.encode()) < 10e6
+    assert len(re.findall("<symbol", found)) == len(pictures)
+    assert len(re.findall('<tr id="landmark-', found)) == m
