@@ -30,7 +30,7 @@ REPEATS = 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--landmarks", type=int, default=1000)
-    parser.add_argument("--samples", type=int, default=4000)
+    parser.add_argument("--samples", type=int, default=2000)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         run = made(Path(place) / "run", asked.samples, asked.landmarks)
@@ -60,7 +60,7 @@ def made(folder: Path, n: int, m: int) -> Path:
     auditor = krepes.Auditor(
         network, "vicreg", landmarks=m, newton=krepes.Newton(damping=1.0), trust=krepes.Trust(refits=False)
     )
-    plan = krepes.AuditPlan(refits=2, attribution=4 * n)
+    plan = krepes.AuditPlan(refits=0, attribution=1024, automatic_concepts=False)
     run_audit(auditor, ArraySource(images), GaussianNoise(0.05), folder, {}, Console(quiet=True), title="benchmark",
               command="benchmarks/report.py", plan=plan)  # fmt: skip
     return folder

@@ -18,6 +18,7 @@ BENCHMARKS = {
     "findings": "What the findings cost beside the scores",
     "lds": "Attribution against real retraining",
     "planted": "Planted truth",
+    "sentence_encoder": "A pretrained sentence encoder",
     "gpu": "On a GPU",
 }
 INTRODUCTION = """# Benchmarks

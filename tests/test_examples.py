@@ -132,6 +132,8 @@ def test_hugging_face(tmp_path, monkeypatch):
     assert (manifest["space"], manifest["note"]) == ("output", "")
     assert manifest["config"]["views"]["name"] == "token_dropout"
     assert (Path("runs/hugging_face") / "evaluation.parquet").is_file()
+    assert (manifest["data_origin"]["split"], manifest["data_origin"]["rows"]) == ("train", 200)
+    assert "data.text" in pd.read_parquet("runs/hugging_face/landmarks.parquet")
 
 
 @pytest.mark.parametrize("name", ["lightly", "solo_learn", "own_table", "hugging_face"])

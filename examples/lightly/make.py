@@ -64,8 +64,12 @@ def main() -> None:
     write_images()
     torch.manual_seed(0)
     model = Model()
-    source = ImageFolder(OUT / "digits", Preprocess(size=SIDE, mean=MEAN, std=STD))
-    views = SimCLRViews(mean=MEAN, std=STD, small=True, scale=(0.5, 1.0), flip=0.0)
+    source = ImageFolder(OUT / "digits", Preprocess(size=SIDE, mean=MEAN, std=STD), hide=["folder"])
+    # SimCLRTransform(input_size=32, min_scale=0.5, hf_prob=0, cj_strength=0.5, gaussian_blur=0) of lightly, whose crops
+    # are torchvision's: bilinear, where SimCLR's own code resizes bicubically
+    views = SimCLRViews(
+        mean=MEAN, std=STD, interpolation="bilinear", scale=(0.5, 1.0), flip=0.0, strength=0.5, blur=0.0
+    )
     trained = train(
         model, source, views, SimCLR(temperature=0.5, batch_size=120), TrainConfig(epochs=10, batch_size=120)
     )

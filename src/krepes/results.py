@@ -2,7 +2,7 @@
 
 import json
 import platform
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,7 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
         from krepes.config import EncoderConfig, build_encoder
 
         config = EncoderConfig.model_validate(manifest["encoder"])
-        encoder = build_encoder(config, Path(manifest["config_folder"]), modules_only=True)
+        encoder = build_encoder(config, Path(manifest["config_folder"]), modules_only=True, run_folder=folder)
     if sha256_file(folder / MODEL) != manifest["sha256"][MODEL]:
         raise RunFolderError(f"{folder / MODEL} does not have the checksum in the manifest: it is damaged")
     with safe_open(folder / MODEL, framework="pt") as f:
@@ -278,11 +278,6 @@ def places(training: Source, landmark_ids: list[str]) -> list[int]:
     return [known.get(name, -1) for name in landmark_ids]
 
 
-def _close(was: Any, now: list[float]) -> bool:
-    """Equal but for rounding, which another number of threads changes."""
-    return isinstance(was, list) and len(was) == len(now) and numpy.allclose(was, now, rtol=1e-3, atol=1e-5)
-
-
 def refuse_foreign(folder: Path, manifest: dict[str, Any], prints: dict[str, str]) -> None:
     """Raise RunFolderError when the folder's fingerprints differ, naming which."""
     old = manifest.get("fingerprints") or {}
@@ -291,83 +286,3 @@ def refuse_foreign(folder: Path, manifest: dict[str, Any], prints: dict[str, str
         what = " and ".join({"encoder": "another encoder", "data": "another data set"}.get(k, k) for k in differing)
         detail = "; ".join(f"{k}: {old[k][:12]}… there, {prints[k][:12]}… here" for k in differing)
         raise RunFolderError(f"{folder} belongs to {what} ({detail}). Choose another folder, or remove this one.")
-
-
-# -------------------------------------------------------------- a run in progress
-
-
-@dataclass
-class RunFolder:
-    """A run folder while the run goes on: its manifest always says how far it got.
-
-    Attributes:
-        path: the folder.
-        found: what an earlier run left there, as a sentence; None for a fresh folder.
-        complete: an earlier run with the same identity is complete.
-    """
-
-    path: Path
-    identity: dict[str, Any]
-    found: str | None = None
-    complete: bool = False
-    stage: str = field(default="start", repr=False)
-
-    @classmethod
-    def open(cls, path: Path, identity: dict[str, Any]) -> "RunFolder":
-        """Open for a run with these fingerprints and this configuration.
-
-        Args:
-            identity: {"fingerprints": {...}, "config": {...}}.
-
-        Raises:
-            RunFolderError: the folder belongs to another model, data set or configuration (says what differs), or
-                holds files of another origin.
-        """
-        run = cls(path, identity)
-        visible = [p for p in path.iterdir() if not p.name.startswith(".")] if path.exists() else []
-        if visible and not (path / MANIFEST).exists():
-            raise RunFolderError(
-                f"{path} holds {visible[0].name} and no {MANIFEST}: it is not a krepes run folder. Choose another one."
-            )
-        if visible:
-            run._inspect(read_manifest(path))
-        return run
-
-    def _inspect(self, old: dict[str, Any]) -> None:
-        refuse_foreign(self.path, old, self.identity["fingerprints"])
-        ours, theirs = self.identity["config"], old.get("config", {})
-        differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-        if differing:
-            raise RunFolderError(
-                f"{self.path} belongs to another configuration; these settings differ: {', '.join(differing)}. "
-                "Choose another folder (--output), or --overwrite it."
-            )
-        old_version = old.get("versions", {}).get("krepes")
-        if old_version != krepes.__version__:
-            raise RunFolderError(
-                f"{self.path} was written by krepes {old_version}, this is {krepes.__version__}. "
-                "Choose another folder, or --overwrite it."
-            )
-        was, now = old.get("behaviour"), self.identity["behaviour"]
-        changed = [k for k in now if was is not None and not _close(was.get(k), now[k])]
-        if changed:
-            raise RunFolderError(
-                f"{self.path} belongs to another run: weights, data and configuration are the same, but "
-                f"{', '.join(changed)} of the first samples differ: the code has changed. Choose another folder, or "
-                "--overwrite it."
-            )
-        self.complete = old.get("status") == "complete"
-        self.found = (
-            f"{self.path} holds a complete run of this configuration."
-            if self.complete
-            else f"An earlier run in {self.path} stopped in stage '{old.get('stage')}' "
-            f"(status {old.get('status')}); its finished blocks are used."
-        )
-
-    def mark(self, status: str, stage: str | None = None) -> None:
-        """Write where the run stands."""
-        self.stage = stage or self.stage
-        write_json(
-            self.path / MANIFEST,
-            {"format": 1, "status": status, "stage": self.stage, "versions": versions(), **self.identity},
-        )

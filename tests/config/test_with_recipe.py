@@ -53,6 +53,18 @@ def test_packed_images_and_arrays_of_images_are_prepared_alike(data, recipe, tmp
     assert prepared.size == 16
 
 
+TOKENS = {"tokenizer": "words", "length": 3}
+
+
+@pytest.mark.parametrize(
+    ("more", "decoded"), [({}, True), ({"preprocess": None}, False), ({"hugging_face": TOKENS}, False)]
+)
+def test_a_datasets_images_are_prepared_unless_it_says_that_they_are_none(more, decoded, recipe, tmp_path):
+    hub = {"path": "photos", "column": "x", **more.get("hugging_face", {})}
+    prepared = with_recipe(settings({**more, "hugging_face": hub}), tmp_path).data.preprocess
+    assert (prepared is not None) == decoded
+
+
 @pytest.mark.parametrize("data", [{"array": "a.npy"}, {"table": "t.csv", "schema": "s.yaml"}])
 def test_what_is_not_decoded_is_not_prepared(data, recipe, tmp_path):
     assert with_recipe(settings(data), tmp_path).data.preprocess is None

@@ -60,8 +60,9 @@ def source_of(request, tmp_path):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 3 * 3 * 8 * 8 * 4)  # three images
-    monkeypatch.setattr("krepes.data.hub.BLOCK", 2)
-    monkeypatch.setattr("krepes.data.hub.FIRST", 2)
+    for module in ("hub", "hub_stream"):
+        monkeypatch.setattr(f"krepes.data.{module}.BLOCK", 2)
+    monkeypatch.setattr("krepes.data.hub_stream.FIRST", 2)
 
 
 def test_images_are_preprocessed_and_classes_are_metadata_only_when_named(source_of):

@@ -24,7 +24,8 @@ def generated(dataset):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * 16)
-    monkeypatch.setattr("krepes.data.hub.BLOCK", 2)
+    for module in ("hub", "hub_stream"):
+        monkeypatch.setattr(f"krepes.data.{module}.BLOCK", 2)
 
 
 def test_a_complete_cache_of_other_rows_is_refused(tmp_path):

@@ -9,7 +9,7 @@ import resource
 import signal
 import tarfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -45,10 +45,22 @@ class Server:
         status, body: of the answer.
         promised: the length that it announces; default the true one.
         hang: never answer.
+        endless: go on after the body, until the other side hangs up, and promise no length.
+        pause: seconds after each byte; `in_headers`: of the headers, which then never end.
     """
 
-    def __init__(self, status: int = 200, body: bytes = BODY, promised: int | None = None, hang: bool = False):
+    def __init__(
+        self,
+        status: int = 200,
+        body: bytes = BODY,
+        promised: int | None = None,
+        hang: bool = False,
+        endless: bool = False,
+        pause: float = 0.0,
+        in_headers: bool = False,
+    ):
         self.asked: list[str] = []
+        self.sent = 0
         self.release = threading.Event()
         outer = self
 
@@ -58,10 +70,28 @@ class Server:
                 if hang:
                     outer.release.wait(30)
                     return
+                if in_headers:
+                    self.trickle(b"HTTP/1.0 200 OK\r\n" + 1000 * b"X-Slow: yes\r\n")
+                    return
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(body) if promised is None else promised))
+                if not endless:
+                    self.send_header("Content-Length", str(len(body) if promised is None else promised))
                 self.end_headers()
+                if pause:
+                    self.trickle(body)
+                    return
                 self.wfile.write(body)
+                with suppress(OSError):
+                    while endless and not outer.release.is_set():
+                        self.wfile.write(body)
+                        outer.sent += len(body)
+
+            def trickle(self, content: bytes):
+                with suppress(OSError):  # the other side has hung up
+                    for i in range(len(content)):
+                        self.wfile.write(content[i : i + 1])
+                        if outer.release.wait(pause):
+                            return
 
             def log_message(self, *_args):
                 pass
@@ -155,6 +185,64 @@ def test_a_server_that_does_not_answer_is_given_up(cache):
     with Server(hang=True) as server, pytest.raises(DataError, match="timed out"):
         fetch_one(server, timeout=0.1)
     assert left_over(cache) == []
+
+
+def test_an_answer_that_announces_too_many_bytes_is_not_read(cache):
+    with (
+        Server(promised=len(BODY) + 1) as server,
+        pytest.raises(DataError, match=r"announces 40,001 bytes; expected at most 40,000"),
+    ):
+        fetch_one(server)
+    assert left_over(cache) == []
+
+
+def test_an_answer_without_end_is_given_up_at_the_expected_size(cache):
+    with Server(endless=True) as server, pytest.raises(DataError, match=r"more than the 40,000 bytes"):
+        fetch_one(server)
+    assert server.sent < 10_000_000  # what fits into the system's buffers
+    assert left_over(cache) == []
+
+
+def test_a_file_that_may_be_packed_again_may_be_twice_as_long_and_no_longer(cache):
+    table = "".join(f"{i},{i * i % 997}\n" for i in range(2000)).encode()
+    original, again = gzip.compress(table, 9, mtime=0), gzip.compress(table, 1, mtime=1)
+    more = {"name": "table.csv", "content": hashlib.sha256(table).hexdigest()}
+    assert len(original) < len(again) < 2 * len(original) < len(table)
+    with Server(body=again) as server:
+        reference.fetch("table", progress=QUIET, registry={"table": entry(original, urls=[server.url], **more)})
+    (cache / "table" / "table.csv").unlink()
+    with Server(body=table) as server, pytest.raises(DataError, match=f"expected at most {2 * len(original):,}"):
+        reference.fetch("table", progress=QUIET, registry={"table": entry(original, urls=[server.url], **more)})
+
+
+@pytest.mark.parametrize("in_headers", [False, True], ids=["body", "headers"])
+def test_a_server_that_trickles_is_given_up_and_the_next_one_asked(in_headers, cache):
+    said = "timed out, no whole answer within 0.3 seconds" if in_headers else r"is too slow: .* at least 1,024 a second"
+    with Server(pause=0.02, in_headers=in_headers) as slow:
+        with pytest.raises(DataError, match=said):
+            fetch_one(slow, timeout=0.3)
+        assert left_over(cache) == []
+        with Server() as good:
+            fetch_one(slow, good, timeout=0.3)
+    assert left_over(cache) == ["table.csv"]
+
+
+@pytest.mark.parametrize("server", [{"pause": 0.02}, {"endless": True}, {"status": 500}, {"body": b"x"}])
+def test_what_stands_in_the_cache_stays_where_a_download_fails(server, cache):
+    (cache / "table").mkdir(parents=True)
+    (cache / "table" / "table.csv").write_bytes(b"half")
+    (cache / "table" / "other.csv").write_bytes(b"other")
+    with Server(**server) as bad, pytest.raises(DataError):
+        fetch_one(bad, timeout=0.2)
+    assert (cache / "table" / "table.csv").read_bytes() == b"half"
+    assert sorted(left_over(cache)) == ["other.csv", "table.csv"]
+
+
+def test_a_server_that_keeps_its_connection_open_is_read_to_the_promised_length(cache, monkeypatch):
+    monkeypatch.setattr(BaseHTTPRequestHandler, "protocol_version", "HTTP/1.1")
+    with Server() as server:
+        fetch_one(server, timeout=5)
+    assert left_over(cache) == ["table.csv"]
 
 
 def test_the_second_publisher_is_asked_where_the_first_fails(cache):

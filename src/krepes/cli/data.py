@@ -17,7 +17,9 @@ def data(
     arrays: Annotated[
         Path | None, typer.Option(help="Write images and classes of mnist or cifar10 as .npy files into this folder.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds without an answer of a server.")] = 30.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds in which a server must answer, and send 1 kB/s on average.")
+    ] = 30.0,
     quiet: Quiet = False,
 ) -> None:
     """Fetch a public reference data set, its checksums verified and its licence shown; or list them."""

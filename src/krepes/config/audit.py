@@ -165,10 +165,11 @@ def prepared(data: DataConfig, recipe: Preprocess | None, told: dict[str, Any], 
     """
     given = data.preprocess
     if given is None:
-        hub = data.hugging_face is not None and data.hugging_face.tokenizer is None
+        # a column of text has a tokenizer, one of numbers says preprocess: null
+        numbers = "preprocess" in data.model_fields_set
+        hub = data.hugging_face is not None and data.hugging_face.tokenizer is None and not numbers
         decoded = hub or data.images is not None or data.packed is not None or (data.array and data.layout)
-        none = "preprocess" in data.model_fields_set  # said to be null: a dataset's column of numbers is not decoded
-        return PreprocessConfig.model_validate(told) if told and decoded and not none else None
+        return PreprocessConfig.model_validate(told) if told and decoded else None
     if recipe is None:
         return given
     said = given.model_dump(exclude_unset=True)

@@ -6,13 +6,15 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from krepes.config.hugging_face import HuggingFaceConfig, hub_source
 from krepes.config.reading import Section, resolve
 from krepes.data import Source, TableSchema, TableSource, read_table
-from krepes.data.arrays import load_array, members_of, read_array
+from krepes.data.arrays import load_array, read_array
+from krepes.data.cells import MISSING
 from krepes.data.folders import listed, walk
 from krepes.data.images import MAX_PIXELS, ImageFiles, Preprocess
 from krepes.data.packed import PackedImages
-from krepes.data.readers import MISSING, column_names, existing, is_parquet, require_name
+from krepes.data.readers import is_parquet
 from krepes.data.tables import ids_of
 from krepes.errors import ConfigError, DataError
 
@@ -21,6 +23,7 @@ SETTINGS = {
     "array": {"member", "layout", "preprocess", "labels", "rows"},
     "images": {"preprocess", "label", "show_label", "rows", "on_error", "verify", "max_pixels"},
     "packed": {"preprocess", "label", "show_label", "rows", "on_error", "verify", "max_pixels"},
+    "hugging_face": {"preprocess", "label", "show_label", "id", "rows", "on_error", "verify", "max_pixels"},
 }
 
 
@@ -38,11 +41,12 @@ class PreprocessConfig(Section):
 
 
 class DataConfig(Section):
-    """The samples: exactly one of `table`, `array`, `images` and `packed`, and what belongs to it.
+    """The samples: exactly one of `table`, `array`, `images`, `packed` and `hugging_face`, and what belongs to it.
 
-    `label` is a table's column, a column of packed images, or `folder` for the subfolders of images; `labels` is an
+    `label` is a column of a table, a dataset or packed images, or `folder` for the subfolders of images; `labels` is an
     array file of classes for an array. The audit's figures against labels alone see them: no label reaches the
-    encoder, and none the columns that gaps and concepts use, unless `show_label` asks for it.
+    encoder, and none the columns that gaps and concepts use, unless `show_label` asks for it. Columns that hold classes
+    by their names, such as `labels` or `folder`, are kept out of these as `label` is, with a warning.
 
     Attributes:
         table: CSV or Parquet, with the `schema` saved at training. `columns` names all columns of a CSV file without a
@@ -50,6 +54,7 @@ class DataConfig(Section):
         array: .npy, .npz (with `member`) or IDX. `layout` and `preprocess` are for images of 8 bits.
         images: a folder, or a text or CSV file that lists files.
         packed: encoded images in an .npz file.
+        hugging_face: a dataset, and which of its columns.
         on_error: `raise` names the files or rows that cannot be used, `skip` leaves them out with a warning.
         verify: decode every image once before the audit; else one that fails stops it later.
     """
@@ -58,6 +63,7 @@ class DataConfig(Section):
     array: str | None = None
     images: str | None = None
     packed: str | None = None
+    hugging_face: HuggingFaceConfig | None = None
     schema_file: str | None = Field(None, alias="schema")
     columns: list[str] | None = None
     skip_lines: int = Field(0, ge=0)
@@ -97,10 +103,12 @@ def build_data(config: DataConfig, folder: Path) -> tuple[Source, np.ndarray | N
     if len(kinds) != 1:
         raise ConfigError(
             "data needs exactly one of 'table' (CSV or Parquet), 'array' (.npy, .npz, IDX), 'images' (a folder, or a "
-            f"file that lists files) and 'packed' (.npz of encoded images); found {', '.join(kinds) or 'none'}"
+            "file that lists files), 'packed' (.npz of encoded images) and 'hugging_face' (a dataset); "
+            f"found {', '.join(kinds) or 'none'}"
         )
     _refuse_foreign(config, kinds[0])
-    return {"table": _table, "array": _array, "images": _images, "packed": _packed}[kinds[0]](config, folder)
+    kind = {"table": _table, "array": _array, "images": _images, "packed": _packed, "hugging_face": _hugging_face}
+    return kind[kinds[0]](config, folder)
 
 
 def _refuse_foreign(config: DataConfig, kind: str) -> None:
@@ -135,18 +143,28 @@ def _images(config: DataConfig, folder: Path) -> tuple[Source, np.ndarray | None
     files = (listed(path) if path.is_file() else walk(path)).head(config.rows)
     hide = [config.label] if config.label is not None and not config.show_label else []
     source = ImageFiles(
-        files, preprocess, hide=hide, on_error=config.on_error, verify=config.verify, max_pixels=config.max_pixels
-    )
+        files, preprocess, hide=hide, on_error=config.on_error, verify=config.verify, max_pixels=config.max_pixels,
+        show_label=config.show_label,
+    )  # fmt: skip
     return source, None if config.label is None else source.column(config.label)
 
 
 def _packed(config: DataConfig, folder: Path) -> tuple[Source, np.ndarray | None]:
     preprocess, path = _preprocess(config), resolve(config.packed or "", folder)
-    # a pack's labels are classes whether they are asked for or not
-    classes = [name for name in ("labels",) if name in members_of(existing(path))]
-    hide = [] if config.show_label else list(dict.fromkeys([*classes, *filter(None, [config.label])]))
-    source = PackedImages(path, preprocess, hide, config.on_error, config.verify, config.max_pixels, config.rows)
+    hide = [config.label] if config.label is not None and not config.show_label else []
+    source = PackedImages(
+        path, preprocess, hide, config.on_error, config.verify, config.max_pixels, config.rows, config.show_label
+    )
     return source, None if config.label is None else source.column(config.label)
+
+
+def _hugging_face(config: DataConfig, folder: Path) -> tuple[Source, np.ndarray | None]:
+    assert config.hugging_face is not None
+    preprocess = None if config.preprocess is None else _preprocess(config)
+    return hub_source(
+        config.hugging_face, folder, preprocess, config.label, config.show_label, ids=config.id, n=config.rows,
+        on_error=config.on_error, verify=config.verify, max_pixels=config.max_pixels,
+    )  # fmt: skip
 
 
 def _array(config: DataConfig, folder: Path) -> tuple[Source, np.ndarray | None]:
@@ -173,9 +191,10 @@ def _table(config: DataConfig, folder: Path) -> tuple[Source, np.ndarray | None]
     if config.label is not None and config.label in schema.slices:
         raise DataError(f"the schema encodes the label column '{config.label}'; labels never reach the encoder")
     path, id_column = resolve(config.table or "", folder), [config.id] if config.id else []
-    found = config.label is not None and (not is_parquet(path) or config.label in column_names(path))
-    label_column = [config.label] if config.label is not None and found else []
-    columns = config.columns or ([*schema.slices, *id_column, *label_column] if is_parquet(path) else None)
+    label_column = [config.label] if config.label is not None else []
+    columns = config.columns
+    if is_parquet(path):
+        columns = [*(columns or schema.slices), *id_column, *label_column]
     # as text, so that 01 stays 01
     text = [*id_column, *label_column, *(c.name for c in schema.columns if c.kind != "numeric")]
     frame = read_table(
@@ -183,9 +202,7 @@ def _table(config: DataConfig, folder: Path) -> tuple[Source, np.ndarray | None]
     )
     frame = frame.head(config.rows) if config.rows else frame
     ids = None if config.id is None else ids_of(frame, config.id)
-    labels = None
-    if config.label is not None and not is_parquet(path):
-        require_name(frame.columns, config.label)
-    if config.label is not None and config.label in frame.columns:
-        labels = frame[config.label].astype(object).where(frame[config.label].notna(), None).to_numpy()
-    return TableSource(frame, schema, ids), labels
+    if config.label is None:
+        return TableSource(frame, schema, ids), None
+    labels = frame[config.label].astype(object)  # read as text, and so known to be there
+    return TableSource(frame, schema, ids), labels.where(labels.notna(), None).to_numpy()

@@ -45,26 +45,30 @@ class EncoderConfig(Section):
         return self
 
 
-def build_encoder(config: EncoderConfig, folder: Path, modules_only: bool = False) -> nn.Module:
+def build_encoder(
+    config: EncoderConfig, folder: Path, modules_only: bool = False, run_folder: Path | None = None
+) -> nn.Module:
     """The network with its weights, in eval mode.
 
     Args:
         folder: where relative paths start.
         modules_only: call nothing but classes derived from nn.Module: for configurations that come with a run folder,
             which may be a stranger's.
+        run_folder: with `modules_only`: that folder; no code is imported from it.
 
     Raises:
         ConfigError: the import path does not lead to a callable, the arguments do not fit, or the recipe is wrong.
         EncoderError: the weights file is missing, damaged, or does not match exactly.
     """
     if config.recipe is not None:
-        loaded = load_recipe(config, folder, modules_only)
+        loaded = load_recipe(config, folder, modules_only, run_folder)
         if loaded.note:
             warnings.warn(loaded.note, KrepesWarning, stacklevel=2)
         return loaded.module
     assert config.factory is not None
     assert config.weights is not None
-    trust = Trust(stranger=True, folders=(folder,)) if modules_only else OWN
+    places = (folder, *([] if run_folder is None else [run_folder]))
+    trust = Trust(stranger=True, folders=places) if modules_only else OWN
     network = called(imported(config.factory, trust), f"encoder.factory {config.factory}", config.args)
     path = resolve(config.weights, folder)
     if not path.is_file():
@@ -77,7 +81,9 @@ def build_encoder(config: EncoderConfig, folder: Path, modules_only: bool = Fals
     return network.eval()
 
 
-def load_recipe(config: EncoderConfig, folder: Path, modules_only: bool = False) -> Loaded:
+def load_recipe(
+    config: EncoderConfig, folder: Path, modules_only: bool = False, run_folder: Path | None = None
+) -> Loaded:
     """The encoder of the configuration's recipe with its account; pickles with code are never run.
 
     Raises:
@@ -86,7 +92,7 @@ def load_recipe(config: EncoderConfig, folder: Path, modules_only: bool = False)
     """
     path = recipe_path(config, folder)
     trusted = config.trust_recipe and not modules_only  # a stranger's configuration allows nothing
-    return build(Recipe.load(path), path.parent, modules_only=modules_only, trust_code=trusted)
+    return build(Recipe.load(path), path.parent, modules_only=modules_only, trust_code=trusted, run_folder=run_folder)
 
 
 def recipe_objective(config: EncoderConfig, folder: Path) -> dict[str, Any] | None:

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from krepes.encoders.recipe_file import MarkedLoader, Places, place_of, read_marked
-from krepes.errors import ConfigError
+from krepes.errors import ConfigError, DataError
 
 
 class Section(BaseModel):
@@ -67,6 +68,20 @@ def found_at(keys: tuple[str | int, ...], places: Places, changed: Sequence[tupl
         return "--set"
     line, column = place_of(keys, places)
     return f"{line}:{column}"
+
+
+@contextmanager
+def naming_the_line(path: Path, overrides: Sequence[str]) -> Iterator[None]:
+    """Errors that begin with a key of this section (`data.label: …`) get its file, line and column before it."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        key = re.match(r"data(\.\w+)+", str(error))
+        if key is None:
+            raise
+        changed = [tuple(o.partition("=")[0].split(".")) for o in overrides]
+        place = found_at(tuple(key[0].split(".")), read_marked(path)[1], changed)
+        raise type(error)(f"{path}:{place}: {error}") from error
 
 
 def in_words(error: Any) -> str:

@@ -1,10 +1,8 @@
 """Hugging Face datasets as samples: map-style ones as they lie on disk, streams through a cache."""
 
 import hashlib
-import itertools
 import json
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,18 +11,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from krepes.data.chunks import ChunkWriter, problems_of
+from krepes.data.columns import Columns
 from krepes.data.encoded import EncodedImages
-from krepes.data.hub_items import Encode, checked_dataset, opened, origin, raw_bytes
+from krepes.data.hub_items import BLOCK, Encode, Wanted, checked_dataset, opened
+from krepes.data.hub_loading import load_hub
+from krepes.data.hub_stream import Streamed
 from krepes.data.ids import RowIds, joined
 from krepes.data.preprocess import MAX_PIXELS, Preprocess
 from krepes.data.problems import OnError, Problem, check_on_error, repeated_ids, settle
 from krepes.data.source import kind_of
-from krepes.errors import ConfigError, DataError, KrepesWarning, is_whole
-from krepes.files import one_writer
-
-FIRST = 16  # items of two passes that are compared
-BLOCK = 256  # items that are read and encoded together
+from krepes.errors import ConfigError, DataError, is_whole
 
 
 class HubSource:
@@ -39,6 +35,7 @@ class HubSource:
         tokenizer_name: of a stream: what the tokenizer is, where that cannot be told: a lambda, a closure, an object.
         ids: a column of ids; default an item's number in the dataset.
         metadata: columns shown with the samples, never seen by the encoder; a class becomes its name.
+        hide: columns for `column` that are not shown, such as classes, whether `metadata` names them or not.
         n: the first items only.
         cache: of a stream: a folder for memory-mapped chunks. Interrupted, the same call goes on; complete, it is
             taken after a comparison with the stream's items. A stream that shuffles is refused.
@@ -46,9 +43,11 @@ class HubSource:
         verify: encode every item once now; else only images' headers and the first block of others. A stream is always
             encoded as a whole.
         max_pixels: of one image before preprocessing.
+        origin: where the dataset comes from, as `load_hub` tells it.
 
     Attributes:
         problems: a table of id, path and problem of the items that are left out.
+        origin: as given; {} where nobody said it.
 
     Example:
         >>> source = HubSource(load_dataset("cifar10", split="train"), "img", Preprocess(), metadata=["label"])
@@ -75,20 +74,23 @@ class HubSource:
         verify: bool = True,
         max_pixels: int = MAX_PIXELS,
         tokenizer_name: str | None = None,
+        hide: Sequence[str] = (),
+        origin: Mapping[str, Any] | None = None,
     ):
         check_on_error(on_error)
         if n is not None and (not is_whole(n) or n < 1):
             raise ConfigError(f"n={n!r}; expected a positive whole number")
-        dataset, stream = checked_dataset(dataset, [column, *([ids] if ids else []), *metadata])
+        beside = tuple(dict.fromkeys([*metadata, *hide]))
+        dataset, stream = checked_dataset(dataset, [column, *([ids] if ids else []), *beside])
         encode = Encode(dataset, column, preprocess, tokenizer, length, max_pixels, tokenizer_name)
-        what, columns = f"items of column '{column}'", _Columns(column, ids, tuple(metadata))
+        what, columns = f"items of column '{column}'", Wanted(column, ids, beside)
         if stream and cache is None:
             raise ConfigError("a stream needs cache=…, a folder that its samples are read into once")
         if not stream and cache is not None:
             raise ConfigError("cache is for streams; this dataset lies on disk already")
         self._items: _Items
         if stream:
-            self._items = _Streamed(dataset, columns, encode, n, Path(cache or ""), on_error, what)
+            self._items = Streamed(dataset, columns, encode, n, Path(cache or ""), on_error, what)
         else:
             dataset = dataset if n is None else dataset.select(range(min(n, len(dataset))))
             make = _Pictures if encode.kind == "image" else _Rows
@@ -97,7 +99,33 @@ class HubSource:
         self.kind = "vector" if encode.kind == "text" else kind_of(self._items.shape)
         self._named, self._fingerprint = encode.named(), None
         table = self._items.table
-        self._metadata = None if table is None else _with_class_names(table, dataset.features or {})
+        table = None if table is None else _with_class_names(table, dataset.features or {})
+        self._columns = Columns(table, np.arange(len(self.ids)), hide, show_label=True)  # each was asked for by name
+        self.origin = dict(origin or {})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        column: str,
+        *,
+        name: str | None = None,
+        split: str | None = None,
+        revision: str | None = None,
+        streaming: bool = False,
+        **options: Any,
+    ) -> "HubSource":
+        """A dataset by its name, or of a folder.
+
+        Args:
+            path, name, split, revision, streaming: see `load_hub`.
+            column, options: as for `HubSource`.
+
+        Raises:
+            DataError, ConfigError: as `load_hub` and `HubSource`.
+        """
+        dataset, origin = load_hub(path, name, split, revision, streaming)
+        return cls(dataset, column, origin=origin, **options)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -111,8 +139,12 @@ class HubSource:
         return self._items.batch(indices)
 
     def metadata(self) -> pd.DataFrame | None:
-        """The columns that were named; None for none."""
-        return self._metadata
+        """The columns that were named and are not hidden; None for none."""
+        return self._columns.shown
+
+    def column(self, name: str) -> np.ndarray:
+        """One column of `metadata` or `hide` (n,), None where missing; raises DataError if there is none."""
+        return self._columns.column(name)
 
     def fingerprint(self) -> str:
         """sha256 over ids, encoding and samples, of images their encoded bytes; computed once."""
@@ -123,13 +155,6 @@ class HubSource:
             self._items.update(digest)
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
-
-
-class _Columns:
-    """Which columns are the samples, the ids, and shown."""
-
-    def __init__(self, sample: str, ids: str | None, shown: tuple[str, ...]):
-        self.sample, self.ids, self.shown = sample, ids, shown
 
 
 class _Items(Protocol):
@@ -202,90 +227,7 @@ class _Rows:
             digest.update(block.reshape(-1).view(torch.uint8).numpy().data)
 
 
-class _Streamed:
-    """A stream's items in a cache folder, which is written where it is not complete."""
-
-    def __init__(self, dataset, columns, encode, n, cache, on_error, what):
-        of, known = origin(dataset)
-        key = encode.key() | vars(columns) | {"shown": list(columns.shown), "n": n, "of": of, "format": 2}
-        first = [raw_bytes(item) for item in dataset.take(FIRST)] if not known else []
-        if not known and first != [raw_bytes(item) for item in dataset.take(FIRST)]:
-            raise DataError("the stream gives other items each time it is read: it shuffles or augments. Take that out")
-        with one_writer(cache):
-            writer = ChunkWriter(cache, key)
-            if not writer.complete:
-                if writer.found and not _same_items(dataset, [(p.read, p.raw) for p in writer.found], None, known):
-                    said = f"{cache} begins with other items than the stream, and is read anew"
-                    warnings.warn(said, KrepesWarning, stacklevel=4)
-                    writer.restart()
-                _write(dataset, columns, encode, n, writer)
-                chunks = writer.finish()
-            else:
-                chunks = writer.finish()
-                marks = [*((p.read, p.raw) for p in chunks.parts()), chunks.tail]
-                if not _same_items(dataset, marks, n, known, whole=True):
-                    raise DataError(f"{cache} holds other items than the stream gives; choose another folder")
-        found = problems_of(chunks)
-        self.problems = settle(found, len(chunks) + len(found), on_error, what, stacklevel=4)
-        self.shape, self.batch, self.update = chunks.shape, chunks.batch, chunks.update
-        parts = chunks.parts()
-        plain = columns.ids is None and not found
-        self.ids: Sequence[str] = RowIds(len(chunks)) if plain else [name for part in parts for name in part.ids]
-        rows = [row for part in parts for row in part.rows]
-        self.table = pd.DataFrame(rows, columns=list(columns.shown)) if columns.shown else None
-
-
-def _same_items(dataset: Any, marks: list[tuple[int, str]], n: int | None, known: bool, whole: bool = False) -> bool:
-    """Whether the stream gives the items that were read, up to each mark: their number and their digest;
-    of a whole stream also that nothing follows.
-
-    Of a stream whose data are known by their fingerprint or their files the key says it.
-    """
-    if known:
-        return True
-    items = iter(dataset if n is None else dataset.take(n))
-    place = 0
-    for read, raw in marks:
-        digest, wanted = hashlib.sha256(), read - place
-        for item in itertools.islice(items, wanted):
-            digest.update(raw_bytes(item))
-            place += 1
-        if place != read or digest.hexdigest() != raw:
-            return False
-    return not whole or next(items, None) is None
-
-
-def _write(dataset: Any, columns: _Columns, encode: Encode, n: int | None, writer: ChunkWriter) -> None:
-    """Read the rest of the stream; items that cannot be used are noted."""
-    seen = {name for part in writer.found for name in part.ids}
-    items = iter(dataset.skip(writer.read) if writer.read else dataset)
-    items = items if n is None else itertools.islice(items, max(0, n - writer.read))
-    while block := list(itertools.islice(items, BLOCK)):
-        for item, made in zip(block, encode([i[columns.sample] for i in block]), strict=True):
-            name = str(writer.read if columns.ids is None else item[columns.ids])
-            name = f"item {writer.read}" if columns.ids is not None and item[columns.ids] in (None, "") else name
-            try:
-                if isinstance(made, str):
-                    raise DataError(made)
-                if columns.ids is not None and item[columns.ids] in (None, ""):
-                    raise DataError(f"its id, column '{columns.ids}', is missing")
-                if columns.ids is not None and name in seen:
-                    raise DataError("its id is given before")
-                writer.add(made, name, {k: _simple(item[k]) for k in columns.shown})
-                if columns.ids is not None:
-                    seen.add(name)
-            except DataError as error:
-                writer.leave_out(Problem(name, name, str(error)))
-            writer.note(raw_bytes(item))
-            writer.item_done()
-
-
-def _simple(value: Any) -> Any:
-    """A value of a shown column as JSON has it."""
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _names(dataset: Any, columns: _Columns) -> tuple[Sequence[str], dict[int, Problem]]:
+def _names(dataset: Any, columns: Wanted) -> tuple[Sequence[str], dict[int, Problem]]:
     """Ids of all items, and the problems of those that are given before."""
     if len(dataset) == 0:
         raise DataError("there are no samples: the dataset has no rows")
@@ -298,7 +240,7 @@ def _names(dataset: Any, columns: _Columns) -> tuple[Sequence[str], dict[int, Pr
 
 
 def _chosen(
-    dataset: Any, columns: _Columns, names: Sequence[str], kept: np.ndarray
+    dataset: Any, columns: Wanted, names: Sequence[str], kept: np.ndarray
 ) -> tuple[Sequence[str], pd.DataFrame | None]:
     """Ids and shown columns of the items that are left."""
     ids = names if len(kept) == len(names) else [str(names[int(i)]) for i in kept]

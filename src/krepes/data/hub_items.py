@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -14,14 +15,24 @@ from PIL import Image
 from torch import Tensor
 
 from krepes.data.encoded import check_settings, open_file
+from krepes.data.names import require_name
 from krepes.data.preprocess import Preprocess, read_image
 from krepes.data.problems import in_threads
-from krepes.data.readers import require_name
 from krepes.errors import ConfigError, DataError, is_whole
 from krepes.files import sha256_file
 
+BLOCK = 256  # items that are read and encoded together
 # layers of a stream that neither choose nor change items
 AS_THEY_LIE = ("ArrowExamplesIterable", "RebatchedArrowExamplesIterable", "FormattedExamplesIterable")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which columns are the samples, the ids, and stand beside them."""
+
+    sample: str
+    ids: str | None
+    shown: tuple[str, ...]
 
 
 def checked_dataset(dataset: Any, columns: Sequence[str]) -> tuple[Any, bool]:
@@ -31,12 +42,7 @@ def checked_dataset(dataset: Any, columns: Sequence[str]) -> tuple[Any, bool]:
         DataError: no dataset of one split, or no such column.
         ConfigError: the library is not installed.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ConfigError(
-            f'HubSource needs datasets, which cannot be imported ({error}): pip install "krepes[hub]"'
-        ) from error
+    datasets = load_library()
     if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
         raise DataError(f"the dataset holds the splits {', '.join(map(str, dataset))}; pass one: dataset['train']")
     stream = isinstance(dataset, datasets.IterableDataset)
@@ -51,6 +57,17 @@ def checked_dataset(dataset: Any, columns: Sequence[str]) -> tuple[Any, bool]:
         if isinstance(feature, datasets.Image) and name in columns:
             dataset = dataset.cast_column(name, datasets.Image(decode=False))
     return dataset, stream
+
+
+def load_library() -> Any:
+    """datasets, imported now; raises ConfigError where it is not installed."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(
+            f'Hugging Face datasets need datasets, which cannot be imported ({error}): pip install "krepes[hub]"'
+        ) from error
+    return datasets
 
 
 def origin(dataset: Any) -> tuple[dict[str, Any], bool]:
@@ -108,16 +125,19 @@ def raw_bytes(item: Any) -> bytes:
 
 
 def identity_of(tokenizer: Any) -> str:
-    """What tells a tokenizer from others: name and vocabulary, or name and code.
+    """What tells a tokenizer from others: class, vocabulary and rules, or name and code.
 
     Raises:
         ConfigError: nothing does, as of a lambda.
     """
     vocabulary = getattr(tokenizer, "get_vocab", None)
     if callable(vocabulary):
-        words = json.dumps(vocabulary(), sort_keys=True)
-        digest = hashlib.sha256(words.encode()).hexdigest()
-        return f"{type(tokenizer).__qualname__} {getattr(tokenizer, 'name_or_path', '')} {digest}"
+        told = {"vocabulary": vocabulary()}
+        rules = getattr(tokenizer, "backend_tokenizer", None)
+        if rules is not None:  # lower case, accents, special tokens; padding is what the last call asked for
+            told |= {k: v for k, v in json.loads(rules.to_str()).items() if k not in ("padding", "truncation")}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return f"{type(tokenizer).__qualname__} {digest}"
     code, name = getattr(tokenizer, "__code__", None), getattr(tokenizer, "__qualname__", "<locals>")
     if code is None or code.co_freevars or "<" in name:
         raise ConfigError(
@@ -156,7 +176,7 @@ class Encode:
         tokenizer_name: str | None = None,
     ):
         self._name = tokenizer_name
-        self.kind = _kind_of(dataset, column)
+        self.kind = kind_of_column(dataset, column)
         self.preprocess, self._tokenizer, self._length, self._max_pixels = preprocess, tokenizer, length, max_pixels
         given = {"preprocess": preprocess, "tokenizer": tokenizer, "length": length}
         wanted = {"image": ("preprocess",), "text": ("tokenizer", "length"), "numbers": ()}[self.kind]
@@ -189,7 +209,7 @@ class Encode:
         """What the samples depend on, as JSON."""
         of = self._tokenizer
         name = getattr(of, "name_or_path", None) or getattr(of, "__qualname__", None) or type(of).__qualname__
-        text = f"{type(of).__module__}.{name}" if of is not None else None
+        text = self._name or f"{type(of).__module__}.{name}" if of is not None else None
         return {"kind": self.kind, "preprocess": repr(self.preprocess), "tokenizer": text, "length": self._length}
 
     def key(self) -> dict[str, Any]:
@@ -253,7 +273,8 @@ def _numbers(value: Any) -> Tensor | str:
     return torch.as_tensor(array)
 
 
-def _kind_of(dataset: Any, column: str) -> Literal["image", "text", "numbers"]:
+def kind_of_column(dataset: Any, column: str) -> Literal["image", "text", "numbers"]:
+    """What a column holds, by its declared kind or else its first values."""
     feature = (dataset.features or {}).get(column)
     if feature is not None:
         if type(feature).__name__ == "Image":

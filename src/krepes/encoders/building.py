@@ -6,90 +6,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from krepes.encoders import transformers_models
 from krepes.encoders.activation import fingerprint, input_of, refuse_another_function
+from krepes.encoders.branches import twins
+from krepes.encoders.composed import Encoder
 from krepes.encoders.loading import Account, load_part, positional, refuse_incomplete, refuse_unusable
 from krepes.encoders.names import called, imported, network
 from krepes.encoders.projector import infer
 from krepes.encoders.reading import read_checkpoint
-from krepes.encoders.recipe import Architecture, Fingerprint, Head, Input, Preprocess, Recipe
-from krepes.encoders.settling import OFF_SPACE, Settled, normalisation, settle, twins
+from krepes.encoders.recipe import Architecture, Fingerprint, Head, Input, Recipe
+from krepes.encoders.settling import OFF_SPACE, Settled, normalisation, settle
 from krepes.encoders.state import State, allowed_by
-from krepes.encoders.trust import Trust
+from krepes.encoders.trust import Trust, refuse_untrusted
 from krepes.errors import ConfigError, EncoderError, KrepesWarning
 from krepes.files import sha256_file
-
-RANGE = 1e-3  # how far resizing and rounding may leave [0, 1]
-
-
-class Encoder(nn.Module):
-    """Normalisation, backbone, and as much of the projector and predictor as the space asks for.
-
-    Args:
-        encoder: the backbone.
-        head, predictor: none where the audited space ends before them.
-        preprocess: with mean and std, of images in [0, 1].
-    """
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        head: nn.Module | None = None,
-        predictor: nn.Module | None = None,
-        preprocess: Preprocess | None = None,
-    ):
-        super().__init__()
-        mean, std = (preprocess.mean, preprocess.std) if preprocess is not None else (None, None)
-        self.normalise = None if mean is None or std is None else Normalise(mean, std)
-        self.encoder, self.head, self.predictor = encoder, head, predictor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) -> (B, d); images in [0, 1]."""
-        if self.normalise is not None:
-            x = self.normalise(x)
-        out = self.encoder(x)
-        if out.ndim == 4 and out.shape[2:] == (1, 1):
-            out = out.flatten(1)  # (B, d, 1, 1) of a network cut before its last layer
-        if self.head is not None:
-            out = self.head(out)
-        return out if self.predictor is None else self.predictor(out)
-
-
-class Normalise(nn.Module):
-    """(x − mean)/std per channel, of values in [0, 1]; other values are refused, as they were prepared otherwise."""
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        self.refuse_other_ranges(x)
-        if x.ndim == 4 and x.shape[1] != len(mean):
-            raise EncoderError(f"the images have {x.shape[1]} channels, the recipe's preprocess.mean has {len(mean)}")
-        return (x - mean) / std
-
-    def extra_repr(self) -> str:
-        """The numbers, so that they are part of the encoder's fingerprint."""
-        return f"mean={self.get_buffer('mean').flatten().tolist()}, std={self.get_buffer('std').flatten().tolist()}"
-
-    def refuse_other_ranges(self, x: Tensor) -> None:
-        """Raise EncoderError where values lie outside [0, 1]."""
-        try:
-            low, high = (float(v) for v in torch.aminmax(x.detach()))
-        except RuntimeError:  # inside torch.func.vmap no value can be looked at; it has been, outside
-            return
-        if high > 1 + RANGE or low < -RANGE:
-            kind = "normalised already" if low < -RANGE else "values up to 255" if high > 10 else "not scaled to [0, 1]"
-            raise EncoderError(
-                f"the images lie between {low:.3g} and {high:.3g}: {kind}? The recipe's mean and std are applied by "
-                "the encoder to values in [0, 1]. Divide by 255, take the normalisation out of the data, clamp what "
-                "the views give, or remove mean and std from the recipe's preprocess."
-            )
 
 
 @dataclass(frozen=True)
@@ -118,7 +50,12 @@ class Loaded:
 
 
 def build(
-    recipe: Recipe, folder: str | Path, allow_pickle: bool = False, modules_only: bool = False, trust_code: bool = False
+    recipe: Recipe,
+    folder: str | Path,
+    allow_pickle: bool = False,
+    modules_only: bool = False,
+    trust_code: bool = False,
+    run_folder: Path | None = None,
 ) -> Loaded:
     """The encoder of a recipe.
 
@@ -126,9 +63,11 @@ def build(
         recipe: see `Recipe`.
         folder: where a relative checkpoint starts.
         allow_pickle: run what the checkpoint's pickle names; only for files of somebody you trust.
-        modules_only: the recipe came with a run folder: import nothing that stands there or in the working directory.
+        modules_only: the recipe came with a run folder: import nothing that stands in the recipe's or the checkpoint's
+            folder or in the working directory.
         trust_code: import code outside krepes, torchvision, timm and transformers that the recipe names; of all import
             paths nothing but nn.Module classes is called.
+        run_folder: with `modules_only`: that folder, from which nothing is imported either.
 
     Raises:
         ConfigError: the recipe names something that is not there.
@@ -138,10 +77,12 @@ def build(
     path = checkpoint_of(recipe, Path(folder))
     if recipe.weights_sha256 is not None:
         refuse_another_file(path, recipe.weights_sha256)
+    places = (Path(folder), path.parent, *([] if run_folder is None else [run_folder]))
+    trust = Trust(code=trust_code, stranger=modules_only, folders=places)
     if recipe.arch is not None and recipe.arch.name.startswith("transformers:") and path.is_dir():
+        refuse_untrusted(recipe.arch.name, "transformers", trust)
         return of_transformers(recipe, path)
     settled = settle(recipe, read_checkpoint(path, allow_pickle))
-    trust = Trust(code=trust_code, stranger=modules_only, folders=(Path(folder), path.parent))
     return assembled(settled, path, trust)
 
 

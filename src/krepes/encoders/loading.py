@@ -1,6 +1,7 @@
 """Strict loading: every tensor of the network comes from the file, and every tensor of the file is accounted for."""
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -13,6 +14,7 @@ from krepes.encoders.state import COUNTERS, State, allowed_by
 from krepes.errors import EncoderError
 
 SHOWN = 8  # names listed of each kind
+PREDICTOR = re.compile(r"(?:\w+\.)*?\w*(?:predictor|prediction_head)\w*\.")  # BYOL's, as frameworks call it
 CLASSIFIERS = ("fc", "head", "heads", "classifier")  # of torchvision's and timm's networks
 
 
@@ -164,6 +166,8 @@ def proposals(account: Account, prefix: str) -> Iterator[str]:
     tops = {n.split(".")[0] for n in missing}
     if len(tops) == 1 and tops <= set(CLASSIFIERS):
         yield f"a checkpoint without the classifier '{(top := tops.pop())}': say arch.identity: [{top}]"
+    for top in dict.fromkeys(found[0] for found in map(PREDICTOR.match, account.unexpected) if found):
+        yield f"'{top}' is a predictor by its name: say predictor_prefix: {top} or allow: ['{top}*']"
     unused = {*account.unexpected, *(key for keys in account.ignored.values() for key in keys)}
     other = other_prefix(missing, unused) if missing else None
     if other is not None and other != prefix:

@@ -146,6 +146,16 @@ def told(order: list[str], kinds: dict[str, str], layers: Sequence[str], where: 
     return [(k, next(paths) if k in WITH_WEIGHTS else None) for k in layers]
 
 
+def ends(part: State) -> tuple[int, int] | None:
+    """Numbers into the first and out of the last linear layer; none where positions do not tell their order."""
+    linear = {name.removesuffix(".weight"): t for name, t in part.items() if name.endswith("weight") and t.ndim == 2}
+    stems = {path.rpartition(".")[0] for path in linear}
+    if len(stems) != 1 or not all(path.rpartition(".")[2].isdigit() for path in linear):
+        return None
+    order = sorted(linear, key=natural)
+    return linear[order[0]].shape[1], linear[order[-1]].shape[0]
+
+
 def widths(kind: str, tensors: State) -> tuple[int, int]:
     """Numbers in and out."""
     if kind == "linear":

@@ -1,25 +1,16 @@
 """What a recipe leaves open, settled by the file: its preset, the space, the branch, the architecture."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from krepes.encoders.branches import another_container, refuse_mixed_branches, twins
 from krepes.encoders.presets import IMAGENET, Layout, Preset, completed, layout_of, prepared, preset
+from krepes.encoders.projector import ends
 from krepes.encoders.reading import Checkpoint
 from krepes.encoders.recipe import Recipe
 from krepes.encoders.recognition import by_name, recognised
 from krepes.encoders.sololearn import read_args, recipe_fields
-from krepes.encoders.state import (
-    Parts,
-    State,
-    containers,
-    copies,
-    divide,
-    equal_copy,
-    state_at,
-    twice,
-    unwrapped,
-)
+from krepes.encoders.state import Parts, State, divide, state_at, twice
 from krepes.errors import ConfigError, EncoderError
 
 OFF_SPACE = "objective applied off its training space"
@@ -55,7 +46,7 @@ def settle(recipe: Recipe, checkpoint: Checkpoint) -> Settled:
         EncoderError: a container, part or branch is not in the file, or not the only one there.
     """
     given, recipe = recipe, with_args(recipe, checkpoint.path)
-    where, given_head = str(checkpoint.path), recipe.head_prefix
+    where, stated = str(checkpoint.path), {"head": recipe.head_prefix, "predictor": recipe.predictor_prefix}
     container = container_of(recipe, checkpoint) if recipe.container is None else recipe.container
     state = state_at(checkpoint.content, container, where)
     layout = None
@@ -84,7 +75,9 @@ def settle(recipe: Recipe, checkpoint: Checkpoint) -> Settled:
             "krepes inspect FILE shows them."
         )
     remarks = [*recipe.remarks, *elsewhere, *twins(recipe, state, parts.encoder, where)]
-    space, note = space_of(recipe, given_head, parts, where)
+    refuse_empty_parts(stated, parts, where)
+    refuse_a_predictor_of_another_width(parts, where)
+    space, note = space_of(recipe, parts, where)
     why = ""
     if recipe.arch is None:
         padding = preset(recipe.preset).stem_padding if recipe.preset else None
@@ -134,63 +127,6 @@ def container_of(recipe: Recipe, checkpoint: Checkpoint) -> list[str]:
         if isinstance(content, dict):
             return list(keys)
     return list(chosen[0])
-
-
-TEACHER, STUDENT = {"teacher", "momentum", "ema", "target"}, {"student", "online"}
-
-
-def branch_of(name: str) -> str | None:
-    """The branch that a prefix's or container's words name; none where they name none."""
-    words = set(re.split(r"[^a-z]+", name.lower()))
-    return "teacher" if words & TEACHER else "student" if words & STUDENT else None
-
-
-def refuse_mixed_branches(recipe: Recipe, container: list[str]) -> None:
-    """Raise EncoderError where the words of encoder, head, container and branch contradict each other."""
-    encoder, head = recipe.encoder_prefix or "", recipe.head_prefix
-    told = {branch_of(encoder), None if head is None else branch_of(head)}
-    layouts = preset(recipe.preset).layouts if recipe.preset else ()
-    known = {x.branch for x in layouts if x.encoder == recipe.encoder_prefix} - {None}
-    contrary = [p for p in (encoder, head or "", ".".join(container)) if branch_of(p) not in (None, recipe.branch)]
-    if recipe.branch is not None and (contrary or (known and recipe.branch not in known)):
-        raise EncoderError(
-            f"the recipe says branch: {recipe.branch}, but '{(contrary or [encoder])[0]}' is another branch's prefix. "
-            "Correct one of them; with a preset and no prefixes, the branch alone is enough."
-        )
-    if head is not None and "teacher" in told and len(told) == 2:
-        raise EncoderError(
-            f"encoder_prefix '{encoder}' and head_prefix '{head}' are of two networks by their names: one is the "
-            "teacher's. Take both of the same; a head that serves both networks can be given another name with rename."
-        )
-
-
-def another_container(
-    given: Recipe, checkpoint: Checkpoint, container: list[str], state: State, where: str
-) -> list[str]:
-    """A remark about state dicts of the same names and shapes elsewhere in the file.
-
-    Raises:
-        EncoderError: there is one with other values, and the recipe as given says neither container nor branch.
-    """
-    remarks, own = [], unwrapped(state)
-    for path, _ in containers(checkpoint.content):
-        if path[: len(container)] == tuple(container):
-            continue
-        other = unwrapped(state_at(checkpoint.content, path, where))
-        shared = [n for n in own if n in other and own[n].shape == other[n].shape]
-        if 2 * len(shared) <= len(own):
-            continue
-        name, taken = ".".join(path), ".".join(container) or "(top)"
-        if not equal_copy(other, {n: own[n] for n in shared}, ""):
-            remarks.append(f"container '{name}' holds the same values as '{taken}'")
-        elif given.container is None and given.branch is None:
-            raise EncoderError(
-                f"{where} holds two networks of the same names and shapes with other values, in '{taken}' and "
-                f"'{name}': weights and their moving average? Say which: container: {taken} or container: {name}."
-            )
-        else:
-            remarks.append(f"container '{taken}' is taken; '{name}' holds another network of its names and shapes")
-    return remarks
 
 
 def normalisation(given: Recipe, recipe: Recipe, path: Path, encoder: State) -> str:
@@ -272,49 +208,36 @@ def renamed(key: str, rename: dict[str, str]) -> str:
     return key
 
 
-def twins(recipe: Recipe, state: State, part: State, where: str) -> list[str]:
-    """Remarks about networks of the same shapes in the file.
+def refuse_empty_parts(stated: dict[str, str | None], parts: Parts, where: str) -> None:
+    """Raise EncoderError for a prefix that the recipe itself states and no key has, or that two parts share.
 
     Args:
-        part: the encoder's tensors, as far as they are known to count.
-
-    Raises:
-        EncoderError: there is one, and the recipe says no branch; or a doubled prefix holds other values.
+        stated: "head" and "predictor" ↦ prefix; None where only a preset says it.
     """
-    own, remarks = recipe.encoder_prefix or "", []
-    encoder = {n: t for n, t in part.items() if not n.startswith("fc.")}
-    for prefix in recipe.doubled:
-        different = equal_copy(state, encoder, prefix)
-        if different:
-            raise EncoderError(
-                f"{where}: '{prefix}' must hold the encoder of '{own}' once more, but {len(different)} of "
-                f"{len(encoder)} tensors differ or are missing, such as '{different[0]}'. The file was put together "
-                "from two networks, or saved half way; say which one in encoder_prefix and doubled: []."
-            )
-        remarks.append(f"'{prefix}' holds the encoder once more, checked to be equal")
-    heads = [p for p in (recipe.head_prefix, recipe.predictor_prefix) if p]
-    for prefix in copies(state, part, own, [*heads, *recipe.doubled]):
-        if not equal_copy(state, part, prefix):
-            remarks.append(f"'{prefix}' holds the same values as '{own}'")
-        elif recipe.branch is None:
-            raise EncoderError(
-                f"{where} holds two networks of the same shapes and other values, '{own}' and '{prefix}': student and "
-                f"teacher? Say branch: student or teacher for '{own}', or take the other one as encoder_prefix."
-            )
-        elif branch_of(prefix) == recipe.branch and branch_of(own) != recipe.branch:
-            raise EncoderError(
-                f"the recipe says branch: {recipe.branch}, but by its name '{prefix}' is the {recipe.branch}, and "
-                f"encoder_prefix is '{own}'. Correct one of them."
-            )
-        else:
-            remarks.append(f"'{own}' is taken as the {recipe.branch}; '{prefix}' holds another network of its shapes")
-    return remarks
+    for part, prefix in stated.items():
+        if prefix is None or getattr(parts, part):
+            continue
+        shared = [other for other, p in parts.prefixes.items() if p == prefix and other != part]
+        found = f"; {shared[0]}_prefix is the same, and each key has one part" if shared else ""
+        raise EncoderError(
+            f"{where} holds no key under the {part}'s prefix '{prefix}'{found}. Correct {part}_prefix, or leave it out "
+            "where there is none (krepes inspect FILE shows the keys)."
+        )
 
 
-def space_of(recipe: Recipe, given_head: str | None, parts: Parts, where: str) -> tuple[str, str]:
+def refuse_a_predictor_of_another_width(parts: Parts, where: str) -> None:
+    """Raise EncoderError where the predictor does not take what the projector gives, audited or not."""
+    given, taken = ends(parts.head), ends(parts.predictor)
+    if given is not None and taken is not None and given[1] != taken[0]:
+        raise EncoderError(
+            f"{where}: what is under the predictor's prefix '{parts.prefixes['predictor']}' takes {taken[0]} numbers, "
+            f"the projector under '{parts.prefixes['head']}' gives {given[1]}: it is no predictor of it. Correct "
+            "predictor_prefix, or leave it out and list these keys under allow."
+        )
+
+
+def space_of(recipe: Recipe, parts: Parts, where: str) -> tuple[str, str]:
     """The audited space, and a note where the objective was trained in another one."""
-    if given_head is not None and not parts.head:
-        raise EncoderError(f"{where} holds no key under the head's prefix '{given_head}'")
     if recipe.space == "output" and parts.head:
         raise EncoderError(
             f"space: output is that of a network without a projector, and {where} holds one under "

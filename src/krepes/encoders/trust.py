@@ -43,7 +43,7 @@ def refuse_untrusted(path: str, module: str, trust: Trust) -> None:
         raise ConfigError(f"{path}: __main__ is a program, not a place for a network")
     if trust.stranger:
         if module not in sys.modules and top != "krepes":
-            refuse_a_strangers_file(path, top, trust.folders)
+            refuse_a_strangers_file(path, module, trust.folders)
     elif not trust.code and top not in LIBRARIES:
         raise ConfigError(
             f"the recipe names {path}, which is code outside {', '.join(LIBRARIES)}; importing it runs it, and a "
@@ -52,14 +52,15 @@ def refuse_untrusted(path: str, module: str, trust: Trust) -> None:
         )
 
 
-def refuse_a_strangers_file(path: str, top: str, folders: tuple[Path, ...]) -> None:
-    """Raise ConfigError where a top-level module stands in a stranger's folder or in the working directory."""
-    installed = [Path(p).resolve() for p in sysconfig.get_paths().values()]
+def refuse_a_strangers_file(path: str, module: str, folders: tuple[Path, ...]) -> None:
+    """Raise ConfigError where a module would come from a stranger's folder or from the working directory."""
+    paths = sysconfig.get_paths()
+    installed = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     inside = [p.resolve() for p in (Path.cwd(), *folders)]
-    for origin in origins(top):
-        if any(origin.is_relative_to(p) for p in installed):
-            continue
-        near = next((p for p in inside if origin.is_relative_to(p)), None)
+    for origin in origins(module):
+        # an environment may lie in the working directory, a stranger's folder in an environment
+        near = next((p for p in inside if origin.is_relative_to(p) and not any(
+            origin.is_relative_to(q) and q.is_relative_to(p) for q in installed)), None)  # fmt: skip
         if near is not None:
             raise ConfigError(
                 f"the run folder names {path}, which would import {origin}: it stands in {near}, so it may have come "
@@ -68,15 +69,17 @@ def refuse_a_strangers_file(path: str, top: str, folders: tuple[Path, ...]) -> N
             )
 
 
-def origins(top: str) -> list[Path]:
-    """The files or folders that a top-level module would be imported from, found without running it."""
+def origins(module: str) -> list[Path]:
+    """The files or folders that a module, and the packages around it, would be imported from; nothing is run."""
+    top, *inner = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):  # no spec, as of a module made in memory
         return []
     if spec is None:
         return []
-    found = [*(spec.submodule_search_locations or ())]
+    packages = [Path(p) for p in spec.submodule_search_locations or ()]
+    found = [package.joinpath(*inner[:depth]) for package in packages for depth in range(len(inner) + 1)]
     if spec.origin and spec.has_location:
-        found.append(spec.origin)
-    return [Path(p).resolve() for p in found]
+        found.append(Path(spec.origin))
+    return [p.resolve() for p in found]

@@ -1,20 +1,23 @@
-"""Charts and thumbnails, as text that stands inside the page."""
+"""Charts and thumbnails, as text that stands inside the page.
+
+matplotlib is imported when a chart is drawn: it takes a while, and most of krepes draws none.
+"""
+
+from __future__ import annotations
 
 import base64
 import html
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK = "#010203"  # stands for the page's text colour, light or dark
 PAPER = "#fcfdfe"  # and this for its background
@@ -41,6 +44,10 @@ def draw(name: str, label: str, paint: Callable[[Axes], None], size: tuple[float
         label: what the chart shows, for screen readers.
         paint: draws on the axes.
     """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     settings: dict[Any, Any] = {
         "svg.hashsalt": name, "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9,
         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
@@ -124,7 +131,7 @@ def _density(ax: Axes, points: np.ndarray) -> None:
     counts, *_ = np.histogram2d(points[:, 0], points[:, 1], bins=(360, 240))
     strength = np.log1p(counts.T) / np.log1p(max(counts.max(), 1.0))
     image = np.zeros((*strength.shape, 4))
-    image[..., :3] = to_rgb(QUIET)
+    image[..., :3] = [int(QUIET[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     image[..., 3] = np.where(strength > 0, 0.15 + 0.85 * strength, 0.0)
     ax.imshow(image, extent=(x0, x1, y0, y1), origin="lower", aspect="auto", interpolation="nearest", zorder=1)
     ax.scatter([], [], s=14, c=QUIET, marker="s", label=f"{len(points):,} samples (darker: more)")

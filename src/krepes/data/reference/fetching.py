@@ -6,15 +6,18 @@ import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from krepes.data.reference.download import download
 from krepes.data.reference.registry import Entry, File, Form, Registry, read_registry
 from krepes.errors import ConfigError, DataError, RunFolderError
 from krepes.files import sha256_file, write_atomically
 from krepes.progress import Progress
+
+REPACKED = 2  # a .gz file that was packed again may be so many times as long
 
 
 class Located(NamedTuple):
@@ -26,9 +29,9 @@ class Located(NamedTuple):
 
 def cache_folder() -> Path:
     """`KREPES_CACHE`, or the user's cache folder."""
-    import pooch
+    import platformdirs
 
-    return Path(os.environ.get("KREPES_CACHE") or pooch.os_cache("krepes"))
+    return Path(os.environ.get("KREPES_CACHE") or platformdirs.user_cache_dir("krepes"))
 
 
 def find(name: str, registry: Registry | None = None) -> Located | None:
@@ -56,7 +59,7 @@ def fetch(
     Args:
         name: as in `krepes data`.
         form: one of the registry's forms; default any that is there, else the first that is published.
-        timeout: seconds without an answer before a server is given up.
+        timeout: seconds in which a server must answer, and in each of which it must send 1,024 bytes on average.
         progress: where to report; default the terminal's standard error.
 
     Raises:
@@ -180,37 +183,7 @@ def _download(file: File, place: Path, timeout: float, progress: Progress) -> No
 
 def _get(url: str, path: Path, file: File, timeout: float, note: Callable[[int], None]) -> None:
     """Download to a path that vanishes unless this returns."""
-    import pooch
-    import requests
-
-    # a server that unpacks .gz files on the way would change their digest
-    headers = {"Accept-Encoding": "identity"}
-    bar: Any = _Bar(note)
-    download = pooch.HTTPDownloader(bar, timeout=timeout, headers=headers)
-    try:
-        download(url, str(path), None)
-    except requests.RequestException as error:
-        raise DataError(f"{url}: {error}") from error
+    limit = file.bytes if file.content is None else REPACKED * file.bytes
+    download(url, path, limit, timeout, note)
     if not is_right(path, file):
         raise DataError(f"what {url} gives {difference(path, file)}")
-
-
-class _Bar:
-    """What pooch tells its progress to."""
-
-    total = 0
-
-    def __init__(self, note: Callable[[int], None]):
-        self._note, self._done = note, 0
-
-    def update(self, n: int) -> None:
-        """So many bytes more."""
-        self._done += n
-        self._note(self._done)
-
-    def reset(self) -> None:
-        """From the beginning."""
-        self._done = 0
-
-    def close(self) -> None:
-        """The stage closes itself."""

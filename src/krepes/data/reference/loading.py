@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from krepes.data.arrays import read_idx
-from krepes.data.readers import read_csv
+from krepes.data.csv_table import read_csv
+from krepes.data.idx import read_idx
 from krepes.data.reference.fetching import fetch
 from krepes.errors import ConfigError, DataError
 from krepes.files import write_atomically
