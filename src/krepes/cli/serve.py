@@ -1,0 +1,27 @@
+"""The verb that shows a run as a local web app."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from krepes.cli.console import errors_in_words, terminal
+
+
+def serve(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    compare: Annotated[Path | None, typer.Option(help="Another run, to compare it with.")] = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 for a free one.", min=0, max=65535)] = 0,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+) -> None:
+    """Show a run as a local web app: the map, explanations, concepts, counterfactuals."""
+    with errors_in_words():
+        from krepes.app.server import serve as served
+        from krepes.terminal import say
+
+        def told(link: str) -> None:
+            say(terminal(), f"{run} is shown at {link} (the link is the key to it; Ctrl-C ends)")
+
+        with suppress(KeyboardInterrupt):  # how it ends
+            served(run, compare, port, open_, told)
