@@ -102,7 +102,7 @@ def place(points: Points, position: int, z: int) -> tuple[int, int, int, int]:
     """Tile and pixel of a point."""
     size = 256 * 2**z
     px = int((float(points.x[position]) - points.world.x0) / points.world.side * size)
-    py = int((float(points.y[position]) - points.world.y0) / points.world.side * size)
+    py = int((points.world.y1 - float(points.y[position])) / points.world.side * size)
     return px // 256, py // 256, px % 256, py % 256
 
 

@@ -54,7 +54,7 @@ class Tiles:
     _scales: Cache = field(default_factory=lambda: Cache(DEEPEST + 1), repr=False)
 
     def png(self, z: int, x: int, y: int, key: tuple, layer: Layer, theme: Theme) -> bytes:
-        """Tile x, y of zoom z, row 0 at the least y.
+        """Tile x, y of zoom z; row 0 holds the largest y, as in the report's map.
 
         Args:
             key: stands for the layer in the cache.
@@ -63,7 +63,7 @@ class Tiles:
 
     def _tile(self, z: int, x: int, y: int, layer: Layer, theme: Theme) -> np.ndarray:
         side = self.points.world.side / 2**z
-        x0, y0 = self.points.world.x0 + x * side, self.points.world.y0 + y * side
+        x0, y0 = self.points.world.x0 + x * side, self.points.world.y1 - (y + 1) * side
         return self.drawn(Box(x0, y0, x0 + side, y0 + side), SIDE, SIDE, z, layer, theme)
 
     def region(self, box: Box, width: int, height: int, layer: Layer, theme: Theme) -> bytes:
@@ -87,7 +87,7 @@ class Tiles:
         return next((radius for most, radius in RADII if crowd <= most), 0.6)
 
     def drawn(self, box: Box, width: int, height: int, zoom: int, layer: Layer, theme: Theme) -> np.ndarray:
-        """A region as RGBA (height, width, 4), uint8."""
+        """A region as RGBA (height, width, 4), uint8, the largest y in the first row."""
         most, radius = self.scale(zoom)
         margin = math.ceil(radius)
         sx, sy = (box.x1 - box.x0) / width, (box.y1 - box.y0) / height
@@ -95,7 +95,7 @@ class Tiles:
         parts = self.points.slices(wide)
         W, H = width + 2 * margin, height + 2 * margin
         px = np.floor((take(self.points.sx, parts).astype(np.float64) - wide.x0) / sx).astype(np.int64)
-        py = np.floor((take(self.points.sy, parts).astype(np.float64) - wide.y0) / sy).astype(np.int64)
+        py = np.floor((wide.y1 - take(self.points.sy, parts).astype(np.float64)) / sy).astype(np.int64)
         seen = (px >= 0) & (px < W) & (py >= 0) & (py < H)
         if not seen.any():
             return np.zeros((height, width, 4), np.uint8)
