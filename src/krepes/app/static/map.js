@@ -62,7 +62,8 @@ export class MapView {
   redraw() {
     const asked = query({ colour: this.colour, selection: this.selection, theme: this.theme });
     const next = L.tileLayer(`/tiles/{z}/{x}/{y}.png${asked.replace(/[{}]/g, encodeURIComponent)}`, {
-      minZoom: -1, maxZoom: 20, minNativeZoom: 0, maxNativeZoom: 20, noWrap: true, bounds: this.bounds, keepBuffer: 3,
+      minZoom: -1, maxZoom: 20, minNativeZoom: 0, maxNativeZoom: 20, noWrap: true, keepBuffer: 3,
+      bounds: this.bounds.pad(-1e-6), // rounding at the edge would ask for a row beyond it
       updateWhenZooming: false, className: "tiles",
     });
     const before = this.tiles;

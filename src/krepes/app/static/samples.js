@@ -48,12 +48,14 @@ export class SamplesPanel {
   async list() {
     this.app.remember();
     this.listed = true;
+    this.asking?.abort(); // an answer that comes late would show another list
+    this.asking = new AbortController();
     fill(this.only, this.selection ? `Among the ${count(this.selection.n, "sample")} of ${this.selection.selection}. ` : "");
     try {
-      const found = await get("/api/samples", { ...this.asked, offset: this.offset, limit: PAGE });
+      const found = await get("/api/samples", { ...this.asked, offset: this.offset, limit: PAGE }, this.asking.signal);
       this.show(found);
     } catch (error) {
-      failed(this.rows, error);
+      if (error.name !== "AbortError") failed(this.rows, error);
     }
   }
 
