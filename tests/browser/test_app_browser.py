@@ -1,5 +1,6 @@
 """The app as its readers use it: by pointer, by keyboard, on a telephone; nothing leaves this machine."""
 
+import json
 import math
 import re
 import shutil
@@ -226,8 +227,11 @@ def test_ones_own_image_is_explained(watch, image_app, tmp_path):
 def test_ones_own_row_is_explained(watch, table_app):
     shown = opened(watch, table_app)
     shown.page.click("#tab-upload")
+    row = json.loads(shown.page.locator("#own-row").input_value())
+    shown.page.fill("#own-row", json.dumps(row | {"age": 51}))
     shown.page.click("text=Explain it")
     shown.page.wait_for_selector("#panel-explanation h2:has-text('Your sample')")
+    assert shown.page.locator("#panel-explanation tr.self").inner_text().count("51")
     well(shown, table_app)
 
 

@@ -72,7 +72,8 @@ def test_an_example_runs(files, block, capsys):
 
 
 def test_the_configuration_of_the_page_builds(files):
-    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    hub, text = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    assert DataConfig.model_validate(yaml.safe_load(io.StringIO(hub))["data"]).hugging_face is not None
     (files / "photos" / "train" / "cat" / "empty.png").write_bytes(b"")
     with pytest.warns(KrepesWarning, match="1 of 5"):
         source, labels = build_data(DataConfig.model_validate(yaml.safe_load(io.StringIO(text))["data"]), files)

@@ -12,7 +12,7 @@ export class UploadPanel {
     this.told = el("div", { "aria-live": "polite" });
     this.file = el("input", { type: "file", id: "own-file", accept: image ? "image/png,image/jpeg,image/webp,image/bmp" : ".csv,.json" });
     this.text = image ? null : el("textarea", { id: "own-row", rows: 6, spellcheck: false });
-    place.append(
+    fill(place,
       el("p", {}, "A sample that the run has never seen is prepared as its samples were, embedded by the saved encoder, and explained. It is not kept."),
       el("label", { htmlFor: "own-file" }, image ? "An image file" : "A CSV file with a header and one row, or a JSON file"), this.file,
       this.text && [el("label", { htmlFor: "own-row" }, app.run.kind === "table" ? "or a row as JSON, column: value" : "or its numbers as JSON"), this.text],
