@@ -30,7 +30,8 @@ def audited(manifest: Mapping[str, Any]) -> dict[str, Any]:
     if source.get("preprocess"):
         lines.append(("samples prepared by", str(source["preprocess"])))
     if source.get("left_out") is not None:
-        lines.append(("samples left out", f"{source['left_out']:,}, as they could not be used"))
+        n = source["left_out"]
+        lines.append(("samples left out", f"{n:,}, as they could not be used" if n else "none"))
     return {
         "space": SPACES.get(space, str(space)),
         "note": str(manifest.get("note") or ""),

@@ -1,19 +1,17 @@
 """One file over HTTP: no longer than it should be, and no slower than is worth waiting for."""
 
-import socket
-import ssl
+import queue
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError
+from typing import TYPE_CHECKING
 
 import krepes
 from krepes.errors import DataError
+
+if TYPE_CHECKING:
+    import requests
 
 SLOWEST = 1024  # bytes a second, on the average of `timeout` seconds
 BLOCK = 2**16
@@ -40,15 +38,19 @@ def download(url: str, path: Path, limit: int, timeout: float, note: Callable[[i
 
 def _blocks(url: str, limit: int, timeout: float) -> Iterator[bytes]:
     """The answer as it comes."""
+    import requests
+    import urllib3
+
     try:
         with _answer(url, timeout) as answer:
-            promised, done = answer.length, 0
-            if promised is not None and promised > limit:
+            answer.raise_for_status()
+            promised = answer.headers.get("Content-Length", "")
+            if promised.isdecimal() and int(promised) > limit:
                 raise DataError(
-                    f"{url} announces {promised:,} bytes; expected at most {limit:,}. Nothing of it is read"
+                    f"{url} announces {int(promised):,} bytes; expected at most {limit:,}. Nothing of it is read"
                 )
-            started, since = time.monotonic(), 0
-            while block := answer.read1(BLOCK):
+            done, started, since = 0, time.monotonic(), 0
+            while block := answer.raw.read1(BLOCK, decode_content=False):
                 done += len(block)
                 if done > limit:
                     raise DataError(
@@ -63,80 +65,35 @@ def _blocks(url: str, limit: int, timeout: float) -> Iterator[bytes]:
                             f"least {SLOWEST:,} a second. Wait longer with --timeout (timeout=…), or try again later"
                         )
                     started, since = time.monotonic(), done
-            if promised is not None and done < promised:
-                raise DataError(f"{url} breaks off after {done:,} of {promised:,} bytes")
-    except (OSError, HTTPException) as error:  # also of the address, the connection and the certificate
-        said = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
-        raise DataError(f"{url}: {said}") from error
+            if promised.isdecimal() and done < int(promised):
+                raise DataError(f"{url} breaks off after {done:,} of {int(promised):,} bytes")
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise DataError(f"{url}: {error}") from error
 
 
-@contextmanager
-def _answer(url: str, timeout: float) -> Iterator[HTTPResponse]:
+def _answer(url: str, timeout: float) -> "requests.Response":
     """A server's answer whose headers have come, all of them within the timeout.
 
-    A socket's own timeout is per byte, so that headers could be drawn out endlessly: a thread ends the connection.
+    The library's own timeout is per byte, so that headers could be drawn out endlessly: a thread waits for them, and is
+    left behind if it waits too long.
     """
-    connections: list[HTTPConnection] = []
-    here, late = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        if not here.wait(timeout):
-            late.set()
-        while not here.wait(0.05):
-            for connection in connections:
-                with suppress(OSError, AttributeError):  # not open any more, or not yet
-                    connection.sock.shutdown(socket.SHUT_RDWR)
+    import requests
 
     # a server that unpacks .gz files on the way would change their digest
     headers = {"Accept-Encoding": "identity", "User-Agent": f"krepes/{krepes.__version__}"}
-    request = urllib.request.Request(url, headers=headers)
-    threading.Thread(target=watch, daemon=True).start()
-    answer = None
+    came: queue.Queue[requests.Response | requests.RequestException] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            came.put(requests.get(url, stream=True, timeout=timeout, headers=headers))
+        except requests.RequestException as error:
+            came.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
     try:
-        answer = _opener(connections).open(request, timeout=timeout)
-    except (OSError, HTTPException):
-        if not late.is_set():
-            raise
-    finally:
-        here.set()
-    if answer is None or late.is_set():  # headers that were cut off look like whole ones
-        raise DataError(f"{url}: timed out, no whole answer within {timeout:g} seconds")
-    with answer:
-        yield answer
-
-
-def _opener(connections: list[HTTPConnection]) -> urllib.request.OpenerDirector:
-    """Opens http and https alone, through the environment's proxies, and notes its connections."""
-
-    def noted(kind: type[HTTPConnection]) -> Callable[..., HTTPConnection]:
-        def make(*args: Any, **options: Any) -> HTTPConnection:
-            connections.append(kind(*args, **options))
-            return connections[-1]
-
-        return make
-
-    class Http(urllib.request.HTTPHandler):
-        def http_open(self, req: urllib.request.Request) -> HTTPResponse:
-            return self.do_open(noted(HTTPConnection), req)  # pyright: ignore[reportArgumentType]
-
-    class Https(urllib.request.HTTPSHandler):
-        def https_open(self, req: urllib.request.Request) -> HTTPResponse:
-            return self.do_open(noted(HTTPSConnection), req, context=certificates())  # pyright: ignore[reportArgumentType]
-
-    director = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(), urllib.request.UnknownHandler(), Http(), Https(),
-        urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-    ):  # fmt: skip
-        director.add_handler(handler)
-    return director
-
-
-def certificates() -> ssl.SSLContext:
-    """The system's authorities, and those that Mozilla trusts: some Pythons come without any."""
-    import certifi
-
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    return context
+        found = came.get(timeout=timeout)
+    except queue.Empty as error:
+        raise DataError(f"{url}: timed out, no whole answer within {timeout:g} seconds") from error
+    if isinstance(found, requests.RequestException):
+        raise found
+    return found
