@@ -30,8 +30,12 @@ class Explanation(pd.DataFrame):
         return Explanation
 
     def _repr_html_(self) -> str | None:
-        if not all(name in self.columns for name in COLUMNS):
-            return super()._repr_html_()  # type: ignore[operator]
-        from krepes.report.notebook import explanation
+        names = list(self.columns)
+        if all(names.count(name) == 1 for name in COLUMNS):
+            scores = [self[name] for name in ("influence", "contribution")]
+            if all(pd.api.types.is_float_dtype(values.dtype) and bool(values.notna().all()) for values in scores):
+                from krepes.report.notebook import explanation
 
-        return explanation(self, getattr(self, "pictures", None) or {}, SAMPLES)
+                pictures = getattr(self, "pictures", None) or {}  # pandas makes some tables without them
+                return explanation(pd.DataFrame(self).reset_index(drop=True), pictures, SAMPLES)
+        return super()._repr_html_()  # type: ignore[operator]

@@ -130,7 +130,7 @@ def run_audit(
             save_auditor(auditor, folder, {**more, "status": "running", "stage": "report"}, prints)
             stored = StoredRun(folder, {**read_manifest(folder), "status": "complete"})
             card = build_card(stored)
-            write_atomically(folder / "card.md", lambda p: p.write_text(card, encoding="utf-8"))
+            write_atomically(folder / "card.md", lambda p: p.write_bytes(card.encode("utf-8", "replace")))
             write_report(stored)
             names = [name for name in (*OUTPUTS, *written) if name != MODEL]
             sums = {name: sha256_file(folder / name) for name in names}
@@ -160,7 +160,9 @@ def write_report(run: StoredRun, path: Path | None = None, thumbnails: bool = Tr
         thumbnails, redact: see `krepes.report.page.build_page`.
     """
     html = build_page(run, thumbnails, redact)
-    return write_atomically(path or run.folder / "report.html", lambda p: p.write_text(html, encoding="utf-8"))
+    return write_atomically(
+        path or run.folder / "report.html", lambda p: p.write_bytes(html.encode("utf-8", "replace"))
+    )
 
 
 def report_of(

@@ -1,8 +1,11 @@
 """A run folder as it stands: every piece that can be read, and in words what is missing."""
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow makes its compute functions when it is imported.
+
 import io
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -24,7 +28,9 @@ from krepes.results import MANIFEST, MODEL, read_manifest
 FORMAT = 1  # of the run folders that this version writes
 DATA = "data."  # how columns of the samples' own table begin in the run's tables
 PICTURES = "pictures.parquet"
-PIXELS = 4096 * 4096  # of a stored picture, at most
+SIDE = 512  # pixels of a stored picture, at most
+PICTURE_BYTES = 16 * 2**20  # of all stored pictures, at most
+ROWS = 50_000_000  # of a table, at most
 
 
 @dataclass
@@ -91,7 +97,10 @@ class StoredRun:
         """A file of the folder; None without it, which is a problem when the run should have it."""
         path = self.folder / name
         if path.is_file():
-            return path
+            if path.resolve().parent == self.folder.resolve():
+                return path
+            self.say(name, f"{name} is a link to another place, and is not followed; put the file itself there.")
+            return None
         if expected or name in self.section("outputs"):
             self.say(name, f"{name} is missing.")
         return None
@@ -99,8 +108,15 @@ class StoredRun:
     def parquet(self, name: str, expected: bool = True) -> pq.ParquetFile | None:
         """An open Parquet file, for pieces of large tables."""
         path = self.path(name, expected)
+        if path is None:
+            return None
         try:
-            return None if path is None else pq.ParquetFile(path)
+            found = pq.ParquetFile(path)
+            if found.metadata.num_rows <= ROWS:
+                return found
+            found.close()
+            self.say(name, f"{name} says that it has {found.metadata.num_rows:,} rows; at most {ROWS:,} are read.")
+            return None
         except (pa.ArrowException, OSError) as error:
             self.say(name, f"{name} is damaged ({first_line(error)}).")
             return None
@@ -126,8 +142,10 @@ class StoredRun:
                     self.say(name, f"{name} lacks {', '.join(gone)}: another version of krepes wrote it.")
                     return None
                 chosen = None if columns is None else [c for c in columns if c in there]
+                if name == PICTURES and sum(c.total_uncompressed_size for c in columns_of(file)) > 2 * PICTURE_BYTES:
+                    raise ValueError(f"its pictures take more than {PICTURE_BYTES:,} bytes")
                 return file.read(chosen).to_pandas()
-        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError) as error:
             self.say(name, f"{name} is damaged ({first_line(error)}).")
             return None
 
@@ -171,6 +189,43 @@ class StoredRun:
             return None
 
     @cached_property
+    def redacted(self) -> frozenset[str]:
+        """Names of the columns whose values are shown nowhere: those that the manifest or its configuration say.
+
+        All of them, and a problem, where either says something else than a list of names.
+        """
+        report = self.section("config").get("report")
+        told = [part.get("redact") for part in (self.manifest, report if isinstance(report, dict) else {})]
+        told = [names for names in told if names is not None]
+        if all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in told):
+            return frozenset(name for names in told for name in names)
+        self.say("redact", "The manifest's redact is no list of columns: no column is shown.")
+        return frozenset(self.columns)
+
+    @cached_property
+    def thumbnails(self) -> bool:
+        """Whether pictures of samples may be shown: unless the manifest or its configuration say anything but true."""
+        report = self.section("config").get("report")
+        parts = (self.manifest, report if isinstance(report, dict) else {})
+        return all(part.get("thumbnails", True) is True for part in parts)
+
+    def positions(self, ids: Collection[str]) -> dict[str, int]:
+        """Id ↦ position among the points, of those that are there."""
+        wanted = sorted(set(ids))
+        file = self.parquet("points.parquet")
+        if file is None or not wanted:
+            return {}
+        try:
+            with file:
+                column = file.read(["id"]).column(0).cast(pa.string())
+            place = pc.index_in(column, pa.array(wanted, pa.string())).to_numpy(zero_copy_only=False)
+            found = np.flatnonzero(~np.isnan(place.astype(float)))
+            return {wanted[int(place[i])]: int(i) for i in found[::-1]}
+        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError, MemoryError) as error:
+            self.say("points.parquet", f"points.parquet is damaged ({first_line(error)}).")
+            return {}
+
+    @cached_property
     def columns(self) -> list[str]:
         """Names of the samples' own table's columns; none for samples without one."""
         file = self.parquet("points.parquet")
@@ -198,7 +253,7 @@ class StoredRun:
                         for place, values in zip(mine.tolist(), rows.itertuples(index=False, name=None), strict=True):
                             found[place] = dict(zip(names, map(cell, values), strict=True))
                     start = stop
-        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError) as error:
             self.say("points.parquet", f"points.parquet is damaged ({first_line(error)}).")
         return found
 
@@ -211,7 +266,7 @@ class StoredRun:
         found = self.table(PICTURES, ("id", "picture"), expected=False)
         if found is None:
             return {}
-        kept = {str(i): bytes(p) for i, p in zip(found["id"], found["picture"], strict=True) if is_picture(p)}
+        kept = {str(i): p for i, p in zip(found["id"], found["picture"], strict=True) if is_picture(p)}
         if len(kept) < len(found):
             self.say(PICTURES, f"{len(found) - len(kept)} of {len(found)} pictures are damaged.")
         return kept
@@ -219,14 +274,22 @@ class StoredRun:
 
 def is_picture(content: Any) -> bool:
     """Whether bytes are a PNG or WebP file that can be decoded."""
+    if not isinstance(content, bytes):
+        return False
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "WEBP")) as image:
-            if image.width * image.height > PIXELS:
+            if max(image.size) > SIDE:
                 return False
             image.load()
         return True
     except Exception:  # Pillow raises many kinds on hostile bytes
         return False
+
+
+def columns_of(file: pq.ParquetFile) -> Iterator[Any]:
+    """What a Parquet file says of each column of each row group."""
+    meta = file.metadata
+    return (meta.row_group(g).column(c) for g in range(meta.num_row_groups) for c in range(meta.num_columns))
 
 
 def first_line(error: BaseException) -> str:

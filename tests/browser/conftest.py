@@ -1,5 +1,6 @@
 """A browser, pages that tell what goes wrong in them, and apps that are served in this process."""
 
+import importlib
 import os
 import shutil
 import threading
@@ -13,6 +14,10 @@ import uvicorn
 from krepes.app.server import create_app, listening
 from krepes.app.state import State
 from tests.app.runs import TOKEN, image_run, table_run
+
+if os.environ.get("CI"):  # where nothing may be skipped
+    for package in ("playwright.sync_api", "axe_playwright_python.sync_playwright"):
+        importlib.import_module(package)
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 SIZES = {"desktop": (1280, 860), "phone": (390, 844)}

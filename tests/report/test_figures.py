@@ -9,6 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from krepes.report.figures import coverage, gaps, representation_map, thumbnail
+from krepes.report.words import number, signed
 
 
 def test_thumbnail_decodes_to_its_pixels():
@@ -53,3 +54,10 @@ def test_gaps_name_every_column_as_it_is():
     assert "a$b$" in svg
     assert "&lt;i&gt;" in svg
     assert "x" * 27 + "…" in svg
+
+
+def test_a_zero_has_no_sign():
+    assert (signed(-0.0004), signed(0.0), signed(-0.0006), signed(None), signed("x")) == (
+        "0.000", "0.000", "−0.001", "–", "–",
+    )  # fmt: skip
+    assert (number(float("nan")), number("x"), number(True), number(-1.5)) == ("–", "–", "–", "−1.5")

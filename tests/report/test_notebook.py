@@ -45,6 +45,20 @@ def test_parts_of_an_explanation_stay_what_they_are(auditor, tmp_path):
     assert type(table.groupby("sample")["influence"].sum()) is pd.Series
 
 
+def test_a_table_that_is_no_explanation_any_more_shows_itself(auditor):
+    table = auditor.explain(auditor.source_.batch([0, 1]), top_k=2)
+    others = [
+        pd.concat([table, table], axis=1), table.astype(str), table.isna(), table == table,
+        table.assign(contribution=pd.array([0.1, None, 0.2, 0.3], dtype="Float64")),
+    ]  # fmt: skip
+    for other in others:
+        assert "<table" in other._repr_html_()
+        assert "krepes" not in other._repr_html_()
+        assert "<rect" not in other._repr_html_()
+    assert pd.concat([table, table])._repr_html_().count("<rect") == 8
+    assert table.set_index("sample", drop=False)._repr_html_().count("<rect") == 4
+
+
 def test_an_auditor_says_what_it_is_and_computes_nothing(auditor):
     fresh = krepes.Auditor(MLP(25, [8], 4).eval(), "simclr")
     assert "Not fitted" in fresh._repr_html_()

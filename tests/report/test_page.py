@@ -1,14 +1,18 @@
 """The report is made of the run folder alone, keeps out what must stay out, and says what is missing."""
 
 import html
+import io
 import json
 import re
 import shutil
+from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 import krepes
@@ -92,7 +96,8 @@ def test_each_picture_stands_in_the_page_once(runs):
     pictures = re.findall(r'<image [^>]*href="(data:[^"]+)"', found)
     assert len(pictures) == len(re.findall("<symbol", found))
     assert len(re.findall("<use href", found)) > len(pictures)
-    assert f"This file holds {len(pictures) + 6} pictures of training samples." in found
+    said = f"This file holds pictures of {len(pictures)} samples and, with their views, of 6 first samples."
+    assert said in found
 
 
 def test_pictures_and_columns_are_kept_out(runs):
@@ -116,7 +121,169 @@ def test_an_audit_keeps_out_what_it_is_told_to(runs, tmp_path):
         auditor.report(tmp_path / "r.html", findings=krepes.Findings(), redact=["nobody"])
 
 
-def test_the_counterfactual_stands_beside_a_random_one(runs):
+def test_as_many_samples_are_said_to_be_disclosed_as_have_raw_values_in_the_file(runs):
+    """The explained ones, shown landmarks, attributed samples and those of the views."""
+    folder = runs[0]
+    found = html.unescape(page(folder))
+    ids = set(re.findall(r'<th scope="row">(?:[+−▲▼] )?(<u>\d+)</th><td', found))
+    ids |= set(re.findall(r'<tr class="self"><th scope="row">(<u>\d+)</th>', found))
+    ids |= set(pd.read_parquet(folder / "landmarks.parquet")["landmark"].head(24))
+    told = int(re.findall(r"raw values of (\d+) samples", found)[0])
+    assert told == len(ids)
+
+
+def test_a_redacted_column_may_be_named_as_the_runs_own_are(runs, tmp_path):
+    auditor = runs[1]
+    torch.manual_seed(0)
+    table = pd.DataFrame({"data.race": ["s3cr3t"] * 60, "other": range(60)})
+    source = ArraySource(auditor.source_.batch(range(60)), metadata=table)
+    other = krepes.Auditor(auditor.encoder.module, "vicreg", landmarks=12, newton=krepes.Newton(damping=1.0),
+                           trust=krepes.Trust(refits=False)).fit(source, GaussianNoise(0.1))  # fmt: skip
+    shown = other.report(tmp_path / "r.html", findings=krepes.Findings()).read_text()
+    assert "s3cr3t" in shown
+    hidden = other.report(tmp_path / "r.html", findings=krepes.Findings(), redact=["data.race"]).read_text()
+    assert "s3cr3t" not in hidden
+
+
+@pytest.mark.parametrize("change", [
+    {"redact": None, "config": {"report": {"redact": ["secret"]}}}, {"redact": "secret"}, {"redact": [["secret"]]},
+    {"redact": ["secret"], "config": {"report": {"redact": 3}}},
+], ids=str)  # fmt: skip
+def test_what_the_configuration_hides_is_hidden_before_the_run_is_complete(run, change):
+    manifest = json.loads((run / "manifest.json").read_text()) | change
+    (run / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if v is not None}))
+    assert "s3cr3t" not in page(run)
+    assert "s3cr3t" not in build_card(StoredRun.open(run))
+
+
+@pytest.mark.parametrize("change", [
+    {"thumbnails": "false"}, {"thumbnails": True, "config": {"report": {"thumbnails": False}}}, {"thumbnails": 0},
+], ids=str)  # fmt: skip
+def test_pictures_stay_out_unless_it_is_said_that_they_may_be_shown(run, change):
+    manifest = json.loads((run / "manifest.json").read_text()) | change
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert "<symbol" not in page(run)
+
+
+def test_the_samples_of_a_counterfactual_keep_their_rows(runs, tmp_path):
+    """With the landmarks kept, training samples and audited samples are counted otherwise."""
+    auditor = runs[1]
+    mark = auditor.landmark_ids_[3]
+    source = ArraySource(auditor.source_.batch(range(60)), ids=[f"row-{i}" for i in range(60)],
+                         metadata=pd.DataFrame({"tag": [f"tag-{i}" for i in range(60)]}))  # fmt: skip
+    fitted = krepes.Auditor(auditor.encoder.module, "vicreg", landmarks=12, newton=krepes.Newton(damping=1.0),
+                            trust=krepes.Trust(refits=False)).fit(source, GaussianNoise(0.1))  # fmt: skip
+    mark = fitted.landmark_ids_[3]
+    other = fitted.counterfactual([mark], keep_landmarks=True)
+    plan = krepes.AuditPlan(refits=0, automatic_concepts=False, features=())
+    found = other.report(tmp_path / "r.html", findings=other.findings(plan)).read_text()
+    pairs = re.findall(r'<th scope="row">(?:[+−▲▼] )?row-(\d+)</th><td[^>]*>(?:= )?tag-(\d+)</td>', found)
+    assert len(pairs) > 20
+    assert all(a == b for a, b in pairs)
+
+
+HOSTILE = (' style="<meta a=\':1"', "' http-equiv=refresh x='", "'content='0;url=http:x.yz'", "<textarea>", 'id="a"')
+
+
+def test_names_in_charts_stay_text(run):
+    """Quotes in a chart's texts once became tags, and a meta element leaves the page whatever its policy says."""
+    rows = [(name, 0.2, 0.1, 0.3, 0.01, 0.01, 50, "", -0.1, 0.1, "numeric", 0.5, 0.4, 0) for name in HOSTILE]
+    columns = [
+        "column", "gap", "low", "high", "p", "q", "n", "explained_by", "null_low", "null_high", "kind", "agreement",
+        "random", "missing",
+    ]  # fmt: skip
+    pd.DataFrame(rows, columns=columns).to_parquet(run / "feature_gap.parquet")
+    found = page(run)
+
+    class Tags(HTMLParser):
+        seen: set = set()  # noqa: RUF012
+
+        def handle_starttag(self, tag, attrs):
+            self.seen.add((tag, "refresh" in str(attrs)))
+
+    parser = Tags()
+    parser.feed(found)
+    assert ("textarea", False) not in parser.seen
+    assert not any(refresh for _, refresh in parser.seen)
+    chart = found[found.index('id="gaps"') :]
+    svg = ElementTree.fromstring(re.findall(r"<svg role.*?</svg>|<svg [^>]*role.*?</svg>", chart, re.DOTALL)[0])
+    texts = {"".join(node.itertext()) for node in svg.iter("{http://www.w3.org/2000/svg}text")}
+    assert {name[:28] for name in HOSTILE} <= texts
+
+
+@pytest.mark.parametrize(("name", "change"), [
+    ("feature_gap.parquet", {"missing": None}), ("feature_gap.parquet", {"explained_by": None}),
+    ("group_gap.parquet", {"small": None}), ("group_gap.parquet", {"landmarks": None}),
+    ("concepts.parquet", {"accuracy": None}), ("concepts.parquet", {"stability": None}),
+    ("path.parquet", {"loss": "text"}), ("counterfactuals.parquet", {"random": "text"}),
+    ("landmarks.parquet", {"norm": "text"}), ("landmarks.parquet", {"rank": "text"}),
+    ("landmarks.parquet", {"mean_influence": "text"}), ("explained.parquet", {"contribution": "text"}),
+    ("attribution.parquet", {"position": "text"}), ("attribution.parquet", {"score": "text"}),
+], ids=str)  # fmt: skip
+def test_columns_of_another_version_leave_the_rest_of_the_page(run, name, change):
+    table = pd.read_parquet(run / name)
+    for column, value in change.items():
+        table = table.drop(columns=column) if value is None else table.assign(**{column: value})
+    table.to_parquet(run / name)
+    found = page(run)
+    assert "Can this explanation be trusted?" in found
+    assert "Method and limits" in found
+    build_card(StoredRun.open(run))
+
+
+@pytest.mark.parametrize("content", ["{}", '{"kind": "image"}', '{"kind": "table", "columns": 3, "rows": []}'])
+def test_views_of_another_version_leave_the_rest_of_the_page(run, content):
+    (run / "views.json").write_text(content)
+    assert "Method and limits" in page(run)
+
+
+def test_a_title_that_no_file_of_text_can_hold_is_written(run, tmp_path):
+    manifest = json.loads((run / "manifest.json").read_text()) | {"title": "a \ud800 b", "notes": ["\udfff"]}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert "a ? b" in write_report(StoredRun.open(run), tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize("n", [50, 6000])
+def test_samples_without_a_place_take_nobody_elses(run, n):
+    xy = np.random.default_rng(0).normal(size=(n, 2))
+    xy[3], xy[4] = np.nan, np.inf
+    pd.DataFrame({"id": [str(i) for i in range(n)], "x": xy[:, 0], "y": xy[:, 1], "is_landmark": False}).to_parquet(
+        run / "points.parquet"
+    )
+    found = page(run)
+    assert "2 samples have no place in it" in found
+    assert f"{n - 2:,} samples" in found
+
+
+def test_landmarks_that_are_none_of_the_samples_are_not_drawn(run):
+    table = pd.read_parquet(run / "landmarks.parquet")
+    table["position"] = [-1, 10_000, *table["position"][2:]]
+    table.to_parquet(run / "landmarks.parquet")
+    found = page(run)
+    assert "2 landmarks are none of the samples on the map" in found
+    assert len(re.findall('href="#landmark-', found)) == len(table) - 2
+
+
+def test_links_out_of_the_folder_are_not_followed(run, tmp_path):
+    (tmp_path / "elsewhere.json").write_text((run / "trust.json").read_text())
+    (run / "trust.json").unlink()
+    (run / "trust.json").symlink_to(tmp_path / "elsewhere.json")
+    found = page(run)
+    assert "trust.json is a link to another place" in found
+    assert "NOT KNOWN" in found
+
+
+def test_huge_pictures_are_never_decoded(run):
+    buffer = io.BytesIO()
+    Image.new("1", (4096, 4096)).save(buffer, "PNG")
+    table = pd.read_parquet(run / "pictures.parquet")
+    table["picture"] = [buffer.getvalue(), *table["picture"][1:]]
+    table.to_parquet(run / "pictures.parquet")
+    assert "1 of" in page(run)
+    assert len(StoredRun.open(run).pictures) == len(table) - 1
+
+
+def test_the_card_is_markdown_beside_a_random_one(runs):
     table = pd.read_parquet(runs[0] / "counterfactuals.parquet")
     assert table["removed"].eq(20).all()
     assert {"shift", "neighbours that stay"} < set(table["figure"])

@@ -123,7 +123,7 @@ class State:
             "extent": {"x0": world.x0, "y0": world.y0, "x1": world.x1, "y1": world.y1},
             "live": {"state": self.live.state, "reason": self.live.reason}, "compare": self._other is not None,
             "created": created if isinstance(created, str) else None, "report": self.has_report,
-            "thumbnails": self.thumbnails,
+            "thumbnails": self.thumbnails, "pictured": list(self.run.pictures) if self.thumbnails else [],
             "colours": {"palette": list(PALETTE), "other": GREY, "missing": MISSES, "ramp": list(RAMP),
                         "density": DENSITY, "selected": SELECTED},
         }  # fmt: skip

@@ -8,6 +8,7 @@ import pandas as pd
 
 from krepes.audit.movement import Movement, movement
 from krepes.audit.selection import positions
+from krepes.audit.statistics import FEWEST, bootstrap_mean
 from krepes.data.source import Subset
 from krepes.errors import ConfigError, is_whole
 
@@ -44,9 +45,12 @@ def counterfactual_table(
         removed = removed_positions(auditor, wanted, name)
         drawn = np.random.default_rng((auditor.settings.seed, place)).permutation(len(training))[: len(removed)]
         chosen, again = (moved(auditor, group, explained, points) for group in (removed, drawn))
-        other = again.summary.set_index("figure")["difference"]
-        for row in chosen.summary.to_dict("records"):
-            rows.append((name, len(removed), *(row[k] for k in COLUMNS[2:9]), other.get(row["figure"], np.nan)))
+        for figure, column in (("shift", "shift"), ("neighbours that stay", "neighbours")):
+            values, random = (one.samples[column].to_numpy(float)[len(explained) :] for one in (chosen, again))
+            if len(values) >= FEWEST:
+                found = bootstrap_mean(values, auditor.settings.seed)
+                rows.append((name, len(removed), figure, np.nan, np.nan, found.estimate, found.low, found.high,
+                             found.n, float(random.mean())))  # fmt: skip
         # the explained samples come first
         shifts = zip(*(one.samples["shift"].to_numpy(float)[: len(explained)] for one in (chosen, again)), strict=True)
         for sample, (shift, random) in zip((auditor.source_.ids[i] for i in explained), shifts, strict=True):
@@ -73,9 +77,9 @@ def removed_positions(auditor: "Auditor", wanted: Any, name: str) -> np.ndarray:
 
 
 def moved(auditor: "Auditor", removed: np.ndarray, explained: Sequence[int], points: np.ndarray) -> Movement:
-    """What moves without these training samples: of the explained samples and the test points."""
+    """What moves without these training samples: the explained samples first, then the test points."""
     mask = np.zeros(len(auditor._trained_on(None, None)[0]), bool)
     mask[removed] = True
     after = auditor.counterfactual(mask, keep_landmarks=True)
-    shown = np.array(list(dict.fromkeys([*explained, *points[:POINTS].tolist()])), int)
+    shown = np.array([*explained, *points[:POINTS].tolist()], int)
     return movement(auditor, after, Subset(auditor.source_, shown))

@@ -23,7 +23,7 @@ def build_card(run: StoredRun) -> str:
     """
     page = Page(run, thumbnails=False)
     top = guarded(run, "manifest.json", lambda: head(page)) or {"title": "", "subtitle": "", "space": "", "note": ""}
-    landmarks = landmark_table(page)
+    landmarks = guarded(run, "landmarks.parquet", lambda: landmark_table(page))
     found = guarded(run, "findings", lambda: findings_of(page)) or Findings()
     said = guarded(run, "findings", lambda: key_findings(run, landmarks) + sentences(found, number)) or []
     gate, lines = run.trust, ["## Audit of the representation", ""]
@@ -59,4 +59,4 @@ def build_card(run: StoredRun) -> str:
 def plain(text: object) -> str:
     """Text of the data that Markdown and HTML take for nothing else."""
     flat = " ".join(str(text).split())
-    return re.sub(r"([\\`*_{}\[\]()#|~!])", r"\\\1", html.escape(flat, quote=False))
+    return re.sub(r"([\\`*_{}\[\]()#|~!$@])", r"\\\1", html.escape(flat, quote=False))

@@ -1,12 +1,13 @@
 """The report's explained samples: what holds each of them where it is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from krepes.audit.findings import Findings
-from krepes.report.findings import attributed_to
+from krepes.report.findings import PICTURES, attributed_to
 from krepes.report.words import cell
 from krepes.stored import DATA
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from krepes.report.page import Page
 
 SHOWN = 5  # attracting and repelling landmarks per explained sample
+Cells = Callable[[str], dict[str, str] | None]
 
 
 @dataclass(frozen=True)
@@ -22,74 +24,81 @@ class Explained:
 
     Attributes:
         samples: one entry per explained sample.
-        columns: of the raw rows that are shown.
-        rows: how many different samples' raw rows are shown.
     """
 
     samples: list[dict[str, Any]]
-    columns: list[str]
-    rows: int = 0
 
 
 def explained(page: "Page", found: Findings) -> Explained:
     """Each explained sample with its attracting and repelling landmarks, and what all others add."""
-    needed = ("sample", "position", "landmark", "influence", "contribution")
-    table = page.run.table("explained.parquet", needed)
+    table = page.run.table("explained.parquet", ("sample", "position", "landmark", "influence", "contribution"))
     if table is None:
-        return Explained([], [])
-    landmarks = page.run.table("landmarks.parquet", ("landmark", "position"))
-    place = {} if landmarks is None else dict(zip(landmarks["landmark"], landmarks["position"], strict=True))
-    chosen = {int(p) for p in table["position"]}
-    attributed = [] if found.attribution is None else found.attribution["position"].tolist()
-    rows = raw_rows(page, {*chosen, *map(int, place.values()), *map(int, attributed)})
-    samples = [
-        one_sample(page, str(name), part, place, rows, found) for name, part in table.groupby("sample", sort=False)
-    ]
-    shown = {s["id"] for s in samples} | {i["landmark"] for s in samples for i in (*s["attract"], *s["repel"])}
-    return Explained(samples, list(next(iter(rows.values()), {})), len(shown) if rows else 0)
+        return Explained([])
+    sides = {str(name): strongest_of(part) for name, part in table.groupby("sample", sort=False)}
+    cells = raw_rows(page, {*sides, *(str(r["landmark"]) for s in sides.values() for r in s[0] + s[1]),
+                            *attributed_ids(found)})  # fmt: skip
+    return Explained([one_sample(page, name, *side, cells, found) for name, side in sides.items()])
+
+
+def strongest_of(part: pd.DataFrame) -> tuple[list[dict[Any, Any]], list[dict[Any, Any]], list[float]]:
+    """The most attracting and most repelling rows of a sample, and the contributions of all."""
+    rows = sorted(part.to_dict("records"), key=lambda row: -row["contribution"])
+    up = [row for row in rows[:SHOWN] if row["contribution"] > 0]
+    down = [row for row in rows[: -SHOWN - 1 : -1] if row["contribution"] < 0]
+    return up, down, [float(row["contribution"]) for row in rows]
+
+
+def attributed_ids(found: Findings) -> set[str]:
+    """Ids of the attributed training samples that are shown."""
+    if found.attribution is None:
+        return set()
+    table = found.attribution
+    return set(table.groupby(["sample", "effect"]).head(PICTURES)["training_sample"].astype(str))
 
 
 def one_sample(
-    page: "Page", name: str, part: pd.DataFrame, place: dict[str, int], rows: dict[int, dict[str, str]],
+    page: "Page", name: str, up: list[dict[Any, Any]], down: list[dict[Any, Any]], every: list[float], cells: Cells,
     found: Findings,
 ) -> dict[str, Any]:  # fmt: skip
-    """One explained sample, from its rows over all landmarks."""
-    rows_of = sorted(part.to_dict("records"), key=lambda row: -row["contribution"])
-    up = [row for row in rows_of[:SHOWN] if row["contribution"] > 0]
-    down = [row for row in rows_of[: -SHOWN - 1 : -1] if row["contribution"] < 0]
-    total, *sums = (float(sum(row["contribution"] for row in some)) for some in (rows_of, up, down))
-    widest = max([*(abs(row["contribution"]) for row in rows_of), 1e-300])
-    cells = rows.get(int(rows_of[0]["position"]))
+    """One explained sample."""
+    total, *sums = (float(sum(c)) for c in (every, *([row["contribution"] for row in side] for side in (up, down))))
+    widest, own = max([*map(abs, every), 1e-300]), cells(name)
 
     def item(row: dict[Any, Any]) -> dict[str, Any]:
-        landmark = str(row["landmark"])
-        theirs = rows.get(int(place.get(landmark, -1)))
-        agrees = {k for k in theirs or {} if cells and theirs and cells.get(k) == theirs[k]}
-        return {"landmark": landmark, "contribution": float(row["contribution"]), "cells": theirs, "agrees": agrees,
-                "influence": float(row["influence"]), "width": abs(float(row["contribution"])) / widest,
+        landmark, value = str(row["landmark"]), float(row["contribution"])
+        theirs = cells(landmark)
+        agrees = {k for k in theirs or {} if own and theirs and own.get(k) == theirs[k]}
+        return {"landmark": landmark, "contribution": value, "cells": theirs, "agrees": agrees,
+                "influence": float(row["influence"]), "width": abs(value) / widest,
                 "picture": page.sprites(landmark), "self": landmark == name}  # fmt: skip
 
     return {
         "id": name,
         "picture": page.sprites(name),
-        "cells": cells,
+        "cells": own,
         "attract": [item(row) for row in up],
         "repel": [item(row) for row in down],
         "up": sums[0],
         "down": sums[1],
         "total": total,
         "rest": total - sums[0] - sums[1],
-        "others": len(rows_of) - len(up) - len(down),
-        "training": attributed_to(found, name, page.sprites, rows),
+        "others": len(every) - len(up) - len(down),
+        "training": attributed_to(found, name, page.sprites, cells),
     }
 
 
-def raw_rows(page: "Page", positions: set[int]) -> dict[int, dict[str, str]]:
-    """Position ↦ the sample's raw cells without the redacted columns; {} for samples without a table."""
-    return {p: {k: v for k, v in row.items() if not page.hides(k)} for p, row in page.run.cells(positions).items()}
+def raw_rows(page: "Page", ids: set[str]) -> Cells:
+    """Sample id ↦ its raw cells without the redacted columns; None for samples without a table, or that are not there.
+
+    Samples are found by their ids: positions may count others, as among the training samples of a counterfactual.
+    """
+    place = page.run.positions(ids)
+    rows = page.run.cells(list(place.values()))
+    kept = {name: page.told(name, rows[p]) for name, p in place.items() if rows.get(p)}
+    return kept.get
 
 
-def cells_of(page: "Page", row: dict[str, Any]) -> dict[str, str] | None:
-    """The raw cells among a row's columns data.NAME."""
-    found = {k.removeprefix(DATA): cell(v) for k, v in row.items() if k.startswith(DATA) and not page.hides(k)}
-    return found or None
+def cells_of(page: "Page", row: dict[Any, Any]) -> dict[str, str]:
+    """The raw cells among a landmark's columns data.NAME."""
+    raw = {str(k).removeprefix(DATA): cell(v) for k, v in row.items() if str(k).startswith(DATA)}
+    return page.told(str(row["landmark"]), raw)

@@ -6,11 +6,10 @@ matplotlib is imported when a chart is drawn: it takes a while, and most of krep
 from __future__ import annotations
 
 import base64
-import html
 import io
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -19,6 +18,9 @@ from PIL import Image
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+SVG = "http://www.w3.org/2000/svg"
+ElementTree.register_namespace("", SVG)
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 INK = "#010203"  # stands for the page's text colour, light or dark
 PAPER = "#fcfdfe"  # and this for its background
 ATTRACT, REPEL, QUIET = "#2f6fde", "#c2410c", "#8a94a6"
@@ -63,25 +65,42 @@ def draw(name: str, label: str, paint: Callable[[Axes], None], size: tuple[float
 
 
 def inlined(svg: str, name: str, label: str) -> str:
-    """Matplotlib's SVG for a page that allows no style attributes, with ids of its own."""
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace(PAPER, "var(--card)")
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' style="([^"]*)"', lambda found: attributes(found[1]), svg)
-    svg = re.sub(r'\b(id="|url\(#|href="#(?!landmark-))', rf"\g<1>{name}-", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    """Matplotlib's SVG for a page that allows no style attributes, with ids of its own.
+
+    It is parsed and written again, so that what stands in its texts, which are names of the data, stays text.
+    """
+    root = ElementTree.fromstring(svg[svg.index("<svg") :])
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+        own = {**attributes(parent.attrib.pop("style", "")), **parent.attrib}
+        parent.attrib.clear()
+        parent.attrib.update({k: referred(k, v, name) for k, v in own.items()})
+    root.attrib |= {"role": "img", "aria-label": label}
+    return ElementTree.tostring(root, encoding="unicode")
 
 
-def attributes(style: str) -> str:
+def referred(attribute: str, value: str, name: str) -> str:
+    """An attribute's value in the page's colours, with the chart's name before its ids and references."""
+    if attribute == "id":
+        return f"{name}-{value}"
+    if attribute.endswith("href"):
+        return f"#{name}-{value[1:]}" if value[:1] == "#" and not value.startswith("#landmark-") else value
+    value = value.replace(INK, "currentColor").replace(PAPER, "var(--card)")
+    return value.replace("url(#", f"url(#{name}-")
+
+
+def attributes(style: str) -> dict[str, str]:
     """Declarations of a style as SVG's presentation attributes."""
-    out = []
-    for declaration in html.unescape(style).split(";"):
+    out = {}
+    for declaration in style.split(";"):
         name, _, value = (part.strip() for part in declaration.partition(":"))
         if name == "font":  # size and family in one, which no attribute holds
-            size, _, family = value.partition(" ")
-            out += [("font-size", size), ("font-family", family)]
+            out["font-size"], _, out["font-family"] = value.partition(" ")
         elif value:
-            out.append((name, value))
-    return "".join(f' {name}="{html.escape(value)}"' for name, value in out)
+            out[name] = value
+    return out
 
 
 def representation_map(

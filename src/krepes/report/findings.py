@@ -49,13 +49,12 @@ def groups_by_column(table: pd.DataFrame | None) -> dict[str, list[dict[str, Any
 
 
 def attributed_to(
-    found: Findings, sample: str, picture: Callable[[str], Any], rows: Mapping[int, dict[str, str]]
+    found: Findings, sample: str, picture: Callable[[str], Any], cells: Callable[[str], dict[str, str] | None]
 ) -> list[dict[str, Any]]:
     """The training samples that raise and lower a sample's target, as the template shows them.
 
     Args:
-        picture: sample id ↦ its picture or None.
-        rows: position among the training samples ↦ raw cells.
+        picture, cells: sample id ↦ its picture and its raw cells, or None.
     """
     if found.attribution is None:
         return []
@@ -67,7 +66,7 @@ def attributed_to(
         part = mine.loc[mine["effect"] == effect].head(PICTURES)
         shown = [
             {"id": str(r["training_sample"]), "picture": picture(str(r["training_sample"])), "score": r["score"],
-             "error": r["error"], "width": abs(r["score"]) / widest, "cells": rows.get(int(r["position"]))}
+             "error": r["error"], "width": abs(r["score"]) / widest, "cells": cells(str(r["training_sample"]))}
             for r in part.to_dict("records")
         ]  # fmt: skip
         first = None if mine.empty else mine.iloc[0]

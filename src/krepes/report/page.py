@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jinja2 import TemplateError
 from markupsafe import Markup
 
 from krepes.audit.findings import Findings
+from krepes.errors import RunFolderError
 from krepes.report import figures, views
 from krepes.report.audited import audited
 from krepes.report.explained import Explained, cells_of, explained
@@ -21,7 +23,7 @@ from krepes.report.findings import counted, sections, sentences
 from krepes.report.pictures import Sprites
 from krepes.report.words import flatten, number, templates
 from krepes.solver.newton import GAIN_RATIO
-from krepes.stored import DATA, StoredRun, first_line
+from krepes.stored import StoredRun, first_line
 
 CARDS = 24  # strongest landmarks that are shown one by one
 DOTS = 5000  # samples up to which each is a dot of the map
@@ -45,6 +47,9 @@ class Page:
         run: the run folder, as it stands.
         thumbnails: whether pictures of samples stand in the page.
         redact: columns of the samples' table whose values do not.
+
+    Attributes:
+        disclosed: ids of the samples whose raw cells stand in the page.
     """
 
     run: StoredRun
@@ -53,15 +58,21 @@ class Page:
     sprites: Sprites = field(init=False)
 
     def __post_init__(self):
-        manifest = self.run.manifest
-        self.thumbnails = self.thumbnails and manifest.get("thumbnails", True) is not False
-        hidden = manifest.get("redact")
-        self.redact = tuple({*self.redact, *(hidden if isinstance(hidden, list) else ())})
+        self.thumbnails = self.thumbnails and self.run.thumbnails
+        self.redact = tuple(sorted({*self.redact, *self.run.redacted}))
+        self.disclosed: set[str] = set()
         self.sprites = Sprites(self.run.pictures if self.thumbnails else {})
 
     def hides(self, column: str) -> bool:
-        """Whether a column of the run's tables, data.NAME, is redacted; so is a second one of that name, "NAME (2)"."""
-        return REPEATED.sub("", column.removeprefix(DATA)) in self.redact or column.removeprefix(DATA) in self.redact
+        """Whether a column of the samples' table is redacted; so is a second one of that name, "NAME (2)"."""
+        return column in self.redact or REPEATED.sub("", column) in self.redact
+
+    def told(self, sample: str, cells: dict[str, str]) -> dict[str, str]:
+        """A sample's raw cells without the redacted columns; they are counted as disclosed."""
+        kept = {k: v for k, v in cells.items() if not self.hides(k)}
+        if kept:
+            self.disclosed.add(sample)
+        return kept
 
 
 def build_page(run: StoredRun, thumbnails: bool = True, redact: Sequence[str] = ()) -> str:
@@ -77,7 +88,7 @@ def build_page(run: StoredRun, thumbnails: bool = True, redact: Sequence[str] = 
     """
     page = Page(run, thumbnails, redact)
     found = guarded(run, "findings", lambda: findings_of(page)) or Findings()
-    landmarks = landmark_table(page)
+    landmarks = guarded(run, "landmarks.parquet", lambda: landmark_table(page))
     content = {
         "head": guarded(run, "manifest.json", lambda: head(page)) or NOTHING_KNOWN,
         "trust": run.trust,
@@ -87,7 +98,7 @@ def build_page(run: StoredRun, thumbnails: bool = True, redact: Sequence[str] = 
         "views": guarded(run, "views.json", lambda: views_of(page)),
         "landmarks": guarded(run, "landmarks.parquet", lambda: cards(page, landmarks)) or [],
         "every": guarded(run, "landmarks.parquet", lambda: every_landmark(page, landmarks)) or [],
-        "explained": guarded(run, "explained.parquet", lambda: explained(page, found)) or Explained([], []),
+        "explained": guarded(run, "explained.parquet", lambda: explained(page, found)) or Explained([]),
         "found": guarded(run, "findings", lambda: shown_findings(page, found)) or sections(Findings(), 0),
         "charts": charts(run, found, landmarks),
         "removed": guarded(run, "counterfactuals.parquet", lambda: removed_groups(found)) or {},
@@ -98,28 +109,41 @@ def build_page(run: StoredRun, thumbnails: bool = True, redact: Sequence[str] = 
         "fingerprints": {str(k): str(v) for k, v in run.section("fingerprints").items()},
         "command": None if page.redact else run.manifest.get("command"),
     }
-    style, script = (asset(name) for name in ("style.css", "page.js"))
-    return (
-        templates()
-        .get_template("template.html.j2")
-        .render(
-            content,
-            style=Markup(style),
-            script=Markup(script),
-            policy=f"default-src 'none'; img-src data:; style-src {hash_of(style)}; script-src {hash_of(script)}; "
-            "base-uri 'none'; form-action 'none'",
-            pictures=list(page.sprites.used.values()),
-            embedded=embedded(page, content),
-            problems=list(run.problems.values()),
-        )
-    )
+    return rendered(page, content)
+
+
+def rendered(page: Page, content: dict[str, Any]) -> str:
+    """The page's text; what a run of another version lacks is left empty and said."""
+    run, (style, script) = page.run, (asset(name) for name in ("style.css", "page.js"))
+    more = {
+        "style": Markup(style),
+        "script": Markup(script),
+        "policy": f"default-src 'none'; img-src data:; style-src {hash_of(style)}; script-src {hash_of(script)}; "
+        "base-uri 'none'; form-action 'none'",
+        "pictures": list(page.sprites.used.values()),
+        "embedded": embedded(page, content),
+    }
+    emptied = {"found": sections(Findings(), 0), "removed": {}, "path": [], "landmarks": [], "every": [],
+               "explained": Explained([]), "outcome": {}}  # fmt: skip
+    error = None
+    for lenient, part in ((False, {}), (True, {}), (True, emptied)):
+        template = templates(lenient).get_template("template.html.j2")
+        try:
+            return template.render(content | part, problems=list(run.problems.values()), **more)
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as found:
+            error = found
+            run.say("version", f"Some tables are of another version of krepes, or damaged ({first_line(found)}): what "
+                    "could not be shown is left empty.")  # fmt: skip
+    raise RunFolderError(f"{run.folder} cannot be shown: {error}") from error
 
 
 def guarded(run: StoredRun, name: str, make: Callable[[], Any]) -> Any:
     """A part of the page; None, and a problem of that file, where what was stored does not make sense."""
     try:
         return make()
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
+    except (
+        LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError, TemplateError,
+    ) as error:  # fmt: skip
         run.say(name, f"{name} lacks or misstates what this page shows of it ({type(error).__name__}: "
                 f"{first_line(error)}).")  # fmt: skip
         return None
@@ -178,15 +202,14 @@ def warning(run: StoredRun) -> str | None:
 
 def embedded(page: Page, content: dict[str, Any]) -> list[str]:
     """Which samples stand in the file itself."""
-    said = []
-    pictures = len(page.sprites.used) + len((content["views"] or "").split("data:image")) - 1
-    if pictures:
-        said.append(f"This file holds {counted(pictures, 'picture')} of training samples.")
+    said, (_, strips) = [], content["views"] or (None, 0)
+    if page.sprites.used or strips:
+        more = f" and, with their views, of {counted(strips, 'first sample')}" if strips else ""
+        said.append(f"This file holds pictures of {counted(len(page.sprites.used), 'sample')}{more}.")
     elif page.run.section("source").get("kind") == "image":
         said.append("No picture of a sample is in this file.")
-    columns, rows = content["explained"].columns, content["explained"].rows
-    if columns and rows:
-        said.append(f"It holds raw values of {counted(rows, 'training sample')} in {counted(len(columns), 'column')}.")
+    if page.disclosed:
+        said.append(f"It holds raw values of {counted(len(page.disclosed), 'sample')}.")
     if page.redact:
         said.append(f"Left out everywhere: {', '.join(page.redact)}.")
     return said
@@ -277,7 +300,7 @@ def cards(page: Page, landmarks: pd.DataFrame | None) -> list[dict[str, Any]]:
     if landmarks is None:
         return []
     return [
-        {**row, "picture": page.sprites(str(row["landmark"])), "cells": cells_of(page, row)}
+        {**row, "picture": page.sprites(str(row["landmark"])), "cells": cells_of(page, row) or None}
         for row in landmarks.head(CARDS).to_dict("records")
     ]
 
@@ -299,14 +322,24 @@ def map_of(page: Page, landmarks: pd.DataFrame | None) -> dict[str, Any] | None:
     points = page.run.table("points.parquet", ("x", "y", "is_landmark"), ("x", "y", "is_landmark"))
     if points is None or len(points) < 2:
         return None
-    xy = points[["x", "y"]].to_numpy(float)
-    marks = np.empty((0, 2)) if landmarks is None else xy[landmarks["position"].to_numpy(int)]
-    ranks = [] if landmarks is None else landmarks["rank"].tolist()
-    size = None if landmarks is None else landmarks["mean_influence"].to_numpy(float)
-    balance = None if landmarks is None else landmarks["sign_balance"].to_numpy(float)
+    every = points.loc[:, ["x", "y"]].to_numpy(float)
+    placed = np.isfinite(every).all(1)
+    marks, ranks, size, balance = np.empty((0, 2)), [], None, None
+    if landmarks is not None:
+        position = landmarks["position"].to_numpy(int)
+        there = (position >= 0) & (position < len(every))
+        there[there] = placed[position[there]]
+        if not there.all():
+            page.run.say("places", f"{(~there).sum()} landmarks are none of the samples on the map, and not drawn.")
+        marks, ranks = every[position[there]], landmarks["rank"][there].tolist()
+        size, balance = (landmarks[name].to_numpy(float)[there] for name in ("mean_influence", "sign_balance"))
+    xy, lost = every[placed], int((~placed).sum())
+    if len(xy) < 2:
+        return None
     return {
         "svg": Markup(figures.representation_map(xy, marks, ranks, size, balance, DOTS)),
         "n": len(xy),
+        "lost": lost,
         "density": len(xy) > DOTS,
     }
 
@@ -344,8 +377,8 @@ def charts(run: StoredRun, found: Findings, landmarks: pd.DataFrame | None) -> l
     return [(caption, Markup(svg)) for caption, svg in made.items() if svg]
 
 
-def views_of(page: Page) -> Markup | None:
-    """The first samples and their views."""
+def views_of(page: Page) -> tuple[Markup, int] | None:
+    """The first samples and their views, and of how many there are pictures."""
     content = page.run.json(views.FILE, expected=False)
     if content is None:
         return None
@@ -356,4 +389,6 @@ def views_of(page: Page) -> Markup | None:
         content = {**content, "strips": strips}
     if content.get("kind") == "table":
         content = views.without_columns(content, page.redact)
-    return Markup(views.rendered(content))
+        if content["columns"]:
+            page.disclosed.update(map(str, content["ids"]))
+    return Markup(views.rendered(content)), len(content.get("strips") or ())

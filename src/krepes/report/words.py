@@ -3,17 +3,25 @@
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChainableUndefined, Environment, PackageLoader, StrictUndefined
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def number(value: Any) -> str:
     """Three significant digits; – where there is none."""
-    return "–" if value is None or not np.isfinite(value) else f"{value:.3g}".replace("-", "−")
+    return f"{value:.3g}".replace("-", "−") if is_number(value) else "–"
 
 
 def signed(value: Any, digits: int = 3) -> str:
     """With its sign and so many digits behind the point; – where there is none."""
-    return "–" if value is None or not np.isfinite(value) else f"{value:+.{digits}f}".replace("-", "−")
+    if not is_number(value):
+        return "–"
+    shown = f"{value:+.{digits}f}"
+    return (shown if float(shown) else shown[1:]).replace("-", "−")
 
 
 def cell(value: Any) -> str:
@@ -35,10 +43,15 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return out
 
 
-def templates() -> Environment:
-    """The package's templates: everything is escaped, and nothing may be missing."""
+def templates(lenient: bool = False) -> Environment:
+    """The package's templates: everything is escaped, and nothing may be missing.
+
+    Args:
+        lenient: what is missing is left empty, as in runs of other versions.
+    """
+    undefined = ChainableUndefined if lenient else StrictUndefined
     environment = Environment(
-        loader=PackageLoader("krepes", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("krepes", "report"), autoescape=True, undefined=undefined, trim_blocks=True
     )
     environment.filters |= {"number": number, "signed": signed}
     return environment

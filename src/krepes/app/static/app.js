@@ -25,6 +25,23 @@ class App {
   }
 
   async start() {
+    const rows = await get("/api/landmarks");
+    for (const row of rows) this.marks.set(row.id, row);
+    this.map.landmarks(rows, (position) => position !== null && this.explain(position));
+    let followed;
+    do { // a link may be opened while another is followed
+      followed = location.hash;
+      await this.restore();
+    } while (location.hash !== followed);
+    // remembering what is seen changes the address without this event: it is a link that was opened here
+    addEventListener("hashchange", () => this.restore());
+    this.ready = true;
+    document.documentElement.dataset.ready = "true";
+    this.remember();
+    this.wait();
+  }
+
+  async restore() {
     const state = new URLSearchParams(location.hash.slice(1));
     const view = (state.get("v") || "").split("/").map(Number);
     if (view.length === 3 && view.every(Number.isFinite)) this.map.go({ z: view[0], x: view[1], y: view[2] });
@@ -33,15 +50,11 @@ class App {
       this.paint(state.get("c"));
     }
     this.panels.samples.restore(state.get("q"), state.get("w"));
-    const rows = await get("/api/landmarks");
-    for (const row of rows) this.marks.set(row.id, row);
-    this.map.landmarks(rows, (position) => position !== null && this.explain(position));
     if (/^\d+$/.test(state.get("s") || "")) await this.explain(Number(state.get("s")), false);
-    else if (state.get("q") || state.get("w")) this.tab("samples");
-    this.ready = true;
-    document.documentElement.dataset.ready = "true";
-    this.remember();
-    this.wait();
+    else if (state.get("q") || state.get("w")) {
+      this.tab("samples");
+      await this.panels.samples.list();
+    }
   }
 
   // ------------------------------------------------------------ head
@@ -232,13 +245,17 @@ class App {
     }
   }
 
-  png() {
-    const { width, height } = byId("map").getBoundingClientRect();
-    const asked = { ...this.map.box, width: Math.round(2 * width), height: Math.round(2 * height), colour: this.map.colour, selection: this.map.selection, theme: this.map.theme };
-    const way = el("a", { href: `/export/map.png${query(asked)}`, download: "map.png" });
-    document.body.append(way);
-    way.click();
-    way.remove();
+  async png() {
+    try {
+      const picture = await this.map.picture();
+      const way = el("a", { href: URL.createObjectURL(picture), download: "map.png" });
+      document.body.append(way);
+      way.click();
+      way.remove();
+      setTimeout(() => URL.revokeObjectURL(way.href), 10_000);
+    } catch (error) {
+      say(error.message);
+    }
   }
 }
 

@@ -5,6 +5,7 @@ import { get } from "./api.js";
 
 export function picture(run, position, name, size = "") {
   if (run.kind !== "image" || !run.thumbnails || position === null || position === undefined) return null;
+  if (run.live.state !== "ready" && !run.pictured.includes(name)) return null; // of others none is stored
   const image = el("img", { class: `pic ${size}`, alt: `sample ${name}`, loading: "lazy" });
   image.addEventListener("error", () => image.remove());
   image.src = `/picture/${position}`;

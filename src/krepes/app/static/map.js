@@ -110,6 +110,47 @@ export class MapView {
     }
   }
 
+  // what is seen as a PNG file of twice as many pixels: the server's map, and what lies over it here
+  async picture() {
+    const { x: width, y: height } = this.map.getSize();
+    const factor = Math.min(2, 8000 / Math.max(width, height), Math.sqrt(15e6 / (width * height)));
+    const canvas = Object.assign(document.createElement("canvas"), { width: Math.round(width * factor), height: Math.round(height * factor) });
+    const asked = { ...this.box, width: canvas.width, height: canvas.height, colour: this.colour, selection: this.selection, theme: this.theme };
+    const ground = new Image();
+    ground.src = `/export/map.png${query(asked)}`;
+    await ground.decode().catch(() => { throw new Error("The map could not be drawn; is krepes serve still running?"); });
+    const pen = canvas.getContext("2d");
+    pen.drawImage(ground, 0, 0, canvas.width, canvas.height);
+    pen.scale(factor, factor);
+    for (const group of [this.outline, this.marks, this.shown]) {
+      if (this.map.hasLayer(group)) group.eachLayer((layer) => this.stroke(pen, layer));
+    }
+    return new Promise((done) => canvas.toBlob(done, "image/png"));
+  }
+
+  stroke(pen, layer) {
+    const at = (place) => this.map.latLngToContainerPoint(place);
+    const { color, weight, opacity = 1, fill, fillColor, fillOpacity = 0.2, dashArray } = layer.options;
+    pen.beginPath();
+    if (layer instanceof L.CircleMarker) {
+      const { x, y } = at(layer.getLatLng());
+      pen.arc(x, y, layer.getRadius(), 0, 2 * Math.PI);
+    } else {
+      for (const place of layer.getLatLngs().flat()) pen.lineTo(at(place).x, at(place).y);
+      if (layer instanceof L.Polygon) pen.closePath();
+    }
+    if (fill !== false && !(layer instanceof L.Polyline && !(layer instanceof L.Polygon))) {
+      pen.globalAlpha = fillOpacity;
+      pen.fillStyle = fillColor || color;
+      pen.fill();
+    }
+    pen.globalAlpha = opacity;
+    pen.strokeStyle = color;
+    pen.lineWidth = weight;
+    pen.setLineDash(dashArray ? dashArray.split(" ").map(Number) : []);
+    pen.stroke();
+  }
+
   into(x, y) {
     if (!this.map.getBounds().contains([y, x])) this.map.panTo([y, x]);
   }

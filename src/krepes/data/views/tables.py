@@ -126,8 +126,8 @@ class FeatureDropout:
 class TableMixup:
     """Mixes every row with a random row of the table: (1 − λ) x + λ donor, λ ~ U(0, alpha).
 
-    Source: after Darabi et al. (2021), "Contrastive Mixup: Self- and Semi-Supervised learning for Tabular Domain", arXiv
-    2108.12296, which mixes in a latent space and within classes; here rows are mixed, and nothing knows classes.
+    Source: after Darabi et al. (2021), "Contrastive Mixup: Self- and Semi-Supervised learning for Tabular Domain",
+    arXiv 2108.12296, which mixes in a latent space and within classes; here rows are mixed, and nothing knows classes.
 
     Args:
         source: the table that donors come from.
