@@ -19,6 +19,9 @@ BENCHMARKS = {
     "lds": "Attribution against real retraining",
     "planted": "Planted truth",
     "sentence_encoder": "A pretrained sentence encoder",
+    "report": "The report of a run with 1,000 landmarks",
+    "app": "The web app over a million points",
+    "app_frames": "The app's map in a software-rendered browser",
     "gpu": "On a GPU",
 }
 INTRODUCTION = """# Benchmarks

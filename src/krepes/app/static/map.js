@@ -16,7 +16,7 @@ export class MapView {
       transformation: new L.Transformation(scale, -scale * extent.x0, -scale, scale * extent.y1),
     });
     this.map = L.map(place, {
-      crs, minZoom: -1, maxZoom: 20, zoomSnap: 0.25, zoomDelta: 1, attributionControl: false, preferCanvas: true,
+      crs, minZoom: -1, maxZoom: 20, zoomSnap: 0.25, zoomDelta: 1, attributionControl: false, preferCanvas: true, fadeAnimation: false,
       maxBoundsViscosity: 0.6, wheelPxPerZoomLevel: 90,
     });
     this.bounds = L.latLngBounds([extent.y0, extent.x0], [extent.y1, extent.x1]);
