@@ -122,7 +122,7 @@ def test_a_lasso_selects_and_its_group_is_scored_and_removed(watch, table_app):
     page.click("text=Score this concept")
     page.wait_for_selector("text=push of the step along it", timeout=60_000)
     page.click("text=Solve again without them")
-    page.wait_for_selector("text=Without random ones", timeout=60_000)
+    page.wait_for_selector("text=Without as many at random", timeout=60_000)
     shown.screenshot("app-concept-and-counterfactual")
     with page.expect_download() as saved:
         page.click("text=Save as CSV")
@@ -141,6 +141,35 @@ def test_escape_gives_a_lasso_up(watch, table_app):
     assert shown.page.locator("#lasso").get_attribute("aria-pressed") == "false"
     shown.page.mouse.click(*point(shown.page, table_app, 3))
     shown.page.wait_for_selector("#panel-explanation h2")
+
+
+def test_numbers_are_what_they_are(watch, table_app):
+    shown = opened(watch, table_app)
+    values = [100, 120, 200, 0.5, 1e-7, 185234.4, -3.14159, 0, 1000, 12.34, None]
+    found = shown.page.evaluate("(v) => import('/static/dom.js').then((m) => v.map(m.number))", values)
+    assert found == ["100", "120", "200", "0.5", "1e−7", "185,234", "−3.14", "0", "1,000", "12.3", "–"]
+    zeros = shown.page.evaluate("() => import('/static/dom.js').then((m) => [m.signed(-0.0004), m.signed(0.2)])")
+    assert zeros == ["0.000", "+0.200"]
+
+
+def test_the_model_that_comes_late_leaves_readers_where_they_are(watch, image_folder):
+    served = Served(image_folder, live=False)
+    try:
+        shown = opened(watch, served)
+        shown.page.evaluate("krepes.explain(3)")
+        shown.page.wait_for_selector("#panel-explanation h2")
+        assert shown.page.get_by_text("the model is being loaded").is_visible()
+        shown.page.click("#tab-samples")
+        shown.page.evaluate("krepes.map.go({ x: 0, y: 0, z: 4 })")
+        view = shown.page.evaluate("krepes.map.view")
+        served.state.live.load()
+        shown.page.wait_for_selector("text=model ready")
+        shown.page.wait_for_selector("#panel-explanation .total", state="attached")
+        assert shown.page.locator("#panel-samples").is_visible()
+        assert shown.page.evaluate("krepes.map.view") == view
+        well(shown, served)
+    finally:
+        served.stop()
 
 
 def test_all_in_view_are_selected_without_a_pointer(watch, table_app):
@@ -329,6 +358,7 @@ def test_a_run_without_a_model_shows_the_rest(watch, tmp_path):
         shown = opened(watch, served)
         assert "landmarks.parquet is damaged" in shown.page.locator("#problems").inner_text()
         assert "stored results only" in shown.page.locator("#live").inner_text()
+        assert shown.page.locator("#why").is_visible()
         shown.page.evaluate("krepes.explain(4321)")
         shown.page.wait_for_selector("#panel-explanation h2")
         assert shown.page.get_by_text("stored landmarks alone").is_visible()

@@ -61,11 +61,25 @@ def test_the_maps_landmarks_tell_what_they_are_and_lead_to_their_row(watch, imag
     assert shown.wrong == []
 
 
-def test_it_prints_with_all_its_tables(watch, folder):
+def test_it_prints_with_all_its_tables(browser, watch, folder):
+    """Also without scripts; after printing the page is as it was."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((folder / "report.html").as_uri())
+    last = page.locator("#every tbody tr").last
+    assert not last.is_visible()
+    page.emulate_media(media="print")
+    assert last.is_visible()
+    assert page.locator("#reproduce tbody tr").last.is_visible()
+    context.close()
     shown = watch()
     shown.page.goto((folder / "report.html").as_uri())
-    assert len(shown.page.pdf()) > 20_000
-    assert shown.page.evaluate("[...document.querySelectorAll('details')].every((d) => d.open)")
+    few = len(shown.page.pdf())
+    shown.page.evaluate("document.querySelectorAll('details').forEach((d) => d.remove())")
+    assert len(shown.page.pdf()) < few
+    shown.page.reload()
+    shown.page.pdf()
+    assert not shown.page.locator("#every tbody tr").last.is_visible()
 
 
 def test_markup_in_names_is_text(watch, table_folder):

@@ -218,7 +218,7 @@ def test_names_in_charts_stay_text(run):
     ("path.parquet", {"loss": "text"}), ("counterfactuals.parquet", {"random": "text"}),
     ("landmarks.parquet", {"norm": "text"}), ("landmarks.parquet", {"rank": "text"}),
     ("landmarks.parquet", {"mean_influence": "text"}), ("explained.parquet", {"contribution": "text"}),
-    ("attribution.parquet", {"position": "text"}), ("attribution.parquet", {"score": "text"}),
+    ("attribution.parquet", {"score": "text"}),
 ], ids=str)  # fmt: skip
 def test_columns_of_another_version_leave_the_rest_of_the_page(run, name, change):
     table = pd.read_parquet(run / name)
@@ -288,12 +288,14 @@ def test_the_card_is_markdown_beside_a_random_one(runs):
     assert table["removed"].eq(20).all()
     assert {"shift", "neighbours that stay"} < set(table["figure"])
     assert table["figure"].str.startswith("sample ").sum() == 3
+    removed = table.loc[table["figure"].str.endswith("(removed)"), "figure"].str.extract(r"<u>(\d+)")[0].astype(int)
+    assert (removed % 3 == 1).all()
     auditor = runs[1]
     after = auditor.counterfactual(QUERY, keep_landmarks=True)
     position = int(pd.read_parquet(runs[0] / "explained.parquet")["position"][0])
     moved = krepes.movement(auditor, after, auditor.source_.batch([position]))
     row = table[table["figure"].str.startswith("sample ")].iloc[0]
-    assert row["difference"] == pytest.approx(moved.samples["shift"][0], rel=1e-6)
+    assert row["value"] == pytest.approx(moved.samples["shift"][0], rel=1e-6)
     assert "What would move without" in page(runs[0])
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from krepes.auditor import Auditor
 
 POINTS = 500  # samples whose movement is looked at
-COLUMNS = ["counterfactual", "removed", "figure", "before", "after", "difference", "low", "high", "n", "random"]
+COLUMNS = ["counterfactual", "removed", "figure", "value", "low", "high", "n", "random"]
 
 
 def counterfactual_table(
@@ -32,9 +32,9 @@ def counterfactual_table(
         points: positions of test points for the means.
 
     Returns:
-        one row per group and figure: counterfactual, removed (samples), figure ("shift", "neighbours that stay",
-        "sample ID"), before, after, difference, low, high (95 % over test points), n, random (the difference without
-        as many random samples).
+        one row per group and figure: counterfactual, removed (samples), figure ("shift", "neighbours that stay", the
+        shift of "sample ID"), value, low, high (95 % over test points, removed ones among them), n, random (the value
+        without as many others, one seeded draw).
 
     Raises:
         ConfigError: a group names no samples, or too little remains without it.
@@ -43,19 +43,20 @@ def counterfactual_table(
     rows: list[tuple] = []
     for place, (name, wanted) in enumerate(asked.items()):
         removed = removed_positions(auditor, wanted, name)
-        drawn = np.random.default_rng((auditor.settings.seed, place)).permutation(len(training))[: len(removed)]
+        others = np.setdiff1d(np.arange(len(training)), removed)
+        drawn = np.random.default_rng((auditor.settings.seed, place)).permutation(others)[: len(removed)]
         chosen, again = (moved(auditor, group, explained, points) for group in (removed, drawn))
         for figure, column in (("shift", "shift"), ("neighbours that stay", "neighbours")):
             values, random = (one.samples[column].to_numpy(float)[len(explained) :] for one in (chosen, again))
             if len(values) >= FEWEST:
                 found = bootstrap_mean(values, auditor.settings.seed)
-                rows.append((name, len(removed), figure, np.nan, np.nan, found.estimate, found.low, found.high,
-                             found.n, float(random.mean())))  # fmt: skip
-        # the explained samples come first
-        shifts = zip(*(one.samples["shift"].to_numpy(float)[: len(explained)] for one in (chosen, again)), strict=True)
-        for sample, (shift, random) in zip((auditor.source_.ids[i] for i in explained), shifts, strict=True):
-            nothing = (np.nan, np.nan)
-            rows.append((name, len(removed), f"sample {sample}", *nothing, shift, *nothing, 1, random))
+                rows.append((name, len(removed), figure, found.estimate, found.low, found.high, found.n,
+                             float(random.mean())))  # fmt: skip
+        gone = {training.ids[i] for i in removed}
+        for i, sample in enumerate(auditor.source_.ids[p] for p in explained):  # they come first
+            shift, random = (float(one.samples["shift"].iloc[i]) for one in (chosen, again))
+            words = f"sample {sample} (removed)" if sample in gone else f"sample {sample}"
+            rows.append((name, len(removed), words, shift, np.nan, np.nan, 1, random))
     return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
 
 

@@ -12,7 +12,7 @@ from krepes.cli.console import Redact, Thumbnails, errors_in_words, terminal
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder, complete or not.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; default report.html in it.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; needed for a complete run.")] = None,
     thumbnails: Thumbnails = True,
     redact: Redact = None,
 ) -> None:

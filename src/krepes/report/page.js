@@ -21,5 +21,10 @@
       link.addEventListener("click", () => { document.getElementById("every").open = true; });
     }
   }
-  addEventListener("beforeprint", () => { for (const d of document.querySelectorAll("details")) d.open = true; });
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const d of opened) d.open = true;
+  });
+  addEventListener("afterprint", () => { for (const d of opened) d.open = false; });
 })();

@@ -15,7 +15,6 @@ from jinja2 import TemplateError
 from markupsafe import Markup
 
 from krepes.audit.findings import Findings
-from krepes.errors import RunFolderError
 from krepes.report import figures, views
 from krepes.report.audited import audited
 from krepes.report.explained import Explained, cells_of, explained
@@ -29,14 +28,20 @@ CARDS = 24  # strongest landmarks that are shown one by one
 DOTS = 5000  # samples up to which each is a dot of the map
 REPEATED = re.compile(r" \(\d+\)$")
 TABLES = {
-    "concepts.parquet": ("concept", "origin", "usable", "verdict", "push", "low", "high", "q"),
-    "feature_gap.parquet": ("column", "kind", "gap", "low", "high", "p", "q", "n"),
-    "group_gap.parquet": ("column", "group", "gap", "low", "high", "q", "n"),
-    "attribution.parquet": ("sample", "target", "effect", "training_sample", "position", "score", "error"),
+    "concepts.parquet": (
+        "concept", "origin", "usable", "verdict", "accuracy", "accuracy_null", "stability", "push", "low", "high",
+        "null_low", "null_high", "q", "members", "landmarks",
+    ),
+    "feature_gap.parquet": (
+        "column", "kind", "gap", "low", "high", "null_low", "null_high", "agreement", "random", "p", "q", "n",
+        "missing", "explained_by",
+    ),
+    "group_gap.parquet": ("column", "group", "gap", "low", "high", "q", "share", "random", "n", "small", "landmarks"),
+    "attribution.parquet": ("sample", "target", "effect", "training_sample", "score", "error", "reliability"),
     "evaluation.parquet": ("figure", "value", "low", "high", "n", "note"),
     "path.parquet": ("damping", "entropy", "loss", "gain_ratio"),
-    "counterfactuals.parquet": ("counterfactual", "removed", "figure", "difference", "low", "high", "n", "random"),
-}
+    "counterfactuals.parquet": ("counterfactual", "removed", "figure", "value", "low", "high", "n", "random"),
+}  # fmt: skip
 
 
 @dataclass
@@ -66,6 +71,10 @@ class Page:
     def hides(self, column: str) -> bool:
         """Whether a column of the samples' table is redacted; so is a second one of that name, "NAME (2)"."""
         return column in self.redact or REPEATED.sub("", column) in self.redact
+
+    def names(self, text: str) -> bool:
+        """Whether a text names a redacted column, as a word of its own."""
+        return any(re.search(rf"(?<!\w){re.escape(column)}(?!\w)", text) for column in self.redact)
 
     def told(self, sample: str, cells: dict[str, str]) -> dict[str, str]:
         """A sample's raw cells without the redacted columns; they are counted as disclosed."""
@@ -107,7 +116,7 @@ def build_page(run: StoredRun, thumbnails: bool = True, redact: Sequence[str] = 
         "settings": guarded(run, "manifest.json", lambda: settings_of(page)) or {},
         "versions": {str(k): str(v) for k, v in run.section("versions").items()},
         "fingerprints": {str(k): str(v) for k, v in run.section("fingerprints").items()},
-        "command": None if page.redact else run.manifest.get("command"),
+        "command": "left out: it could name what is redacted" if page.redact else run.manifest.get("command"),
     }
     return rendered(page, content)
 
@@ -123,18 +132,15 @@ def rendered(page: Page, content: dict[str, Any]) -> str:
         "pictures": list(page.sprites.used.values()),
         "embedded": embedded(page, content),
     }
-    emptied = {"found": sections(Findings(), 0), "removed": {}, "path": [], "landmarks": [], "every": [],
-               "explained": Explained([]), "outcome": {}}  # fmt: skip
-    error = None
-    for lenient, part in ((False, {}), (True, {}), (True, emptied)):
-        template = templates(lenient).get_template("template.html.j2")
-        try:
-            return template.render(content | part, problems=list(run.problems.values()), **more)
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as found:
-            error = found
-            run.say("version", f"Some tables are of another version of krepes, or damaged ({first_line(found)}): what "
-                    "could not be shown is left empty.")  # fmt: skip
-    raise RunFolderError(f"{run.folder} cannot be shown: {error}") from error
+    template = templates().get_template("template.html.j2")
+    try:
+        return template.render(content, problems=list(run.problems.values()), **more)
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        run.say("version", f"Some tables are of another version of krepes, or damaged ({first_line(error)}): findings, "
+                "landmarks and samples are left out.")  # fmt: skip
+    content |= {"found": sections(Findings(), 0), "removed": {}, "path": [], "landmarks": [], "every": [],
+                "explained": Explained([]), "outcome": {}}  # fmt: skip
+    return template.render(content, problems=list(run.problems.values()), **more)
 
 
 def guarded(run: StoredRun, name: str, make: Callable[[], Any]) -> Any:
@@ -219,7 +225,7 @@ def settings_of(page: Page) -> dict[str, str]:
     """The configuration as resolved, or the auditor's settings; what names a redacted column is not shown."""
     told = page.run.section("config") or page.run.section("settings")
     flat = flatten(told)
-    return {k: "redacted" if any(c in k or c in v for c in page.redact) else v for k, v in flat.items()}
+    return {k: "redacted" if page.names(v) or page.names(k) else v for k, v in flat.items()}
 
 
 # ------------------------------------------------------------- findings, tables
@@ -230,14 +236,25 @@ def findings_of(page: Page) -> Findings:
     tables = {}
     for name, needed in TABLES.items():
         table = page.run.table(name, needed, expected=False)
-        if table is not None and name == "group_gap.parquet":
-            table = table.loc[~table["column"].astype(str).isin(page.redact)]
-        tables[name.removesuffix(".parquet")] = table
+        if table is not None and name == "group_gap.parquet":  # the groups are the column's values
+            table = table.loc[[not page.hides(str(c)) for c in table["column"]]]
+        part = name.removesuffix(".parquet")
+        if table is not None and guarded(page.run, name, lambda p=part, t=table: checked(p, t)):
+            tables[part] = table
     notes = page.run.manifest.get("notes")
     said = [str(n) for n in notes] if isinstance(notes, list) else []
     attributed = page.run.manifest.get("attributed")
-    kept = tuple(n for n in said if not any(c in n for c in page.redact))
+    kept = tuple(n for n in said if not page.names(n))
     return Findings(**tables, notes=kept, attributed=attributed if isinstance(attributed, int) else 0)
+
+
+def checked(name: str, table: pd.DataFrame) -> bool:
+    """True where charts and sentences can be made of a table; else whatever error it raises."""
+    found = Findings(**{name: table})  # pyright: ignore[reportArgumentType]
+    sections(found, 0)
+    sentences(found, number)
+    removed_groups(found)
+    return True
 
 
 def shown_findings(page: Page, found: Findings) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jinja2 import ChainableUndefined, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def is_number(value: Any) -> bool:
@@ -43,15 +43,10 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return out
 
 
-def templates(lenient: bool = False) -> Environment:
-    """The package's templates: everything is escaped, and nothing may be missing.
-
-    Args:
-        lenient: what is missing is left empty, as in runs of other versions.
-    """
-    undefined = ChainableUndefined if lenient else StrictUndefined
+def templates() -> Environment:
+    """The package's templates: everything is escaped, and nothing may be missing."""
     environment = Environment(
-        loader=PackageLoader("krepes", "report"), autoescape=True, undefined=undefined, trim_blocks=True
+        loader=PackageLoader("krepes", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"number": number, "signed": signed}
     return environment

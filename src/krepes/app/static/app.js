@@ -45,9 +45,10 @@ class App {
     const state = new URLSearchParams(location.hash.slice(1));
     const view = (state.get("v") || "").split("/").map(Number);
     if (view.length === 3 && view.every(Number.isFinite)) this.map.go({ z: view[0], x: view[1], y: view[2] });
-    if (this.run.columns.some((c) => c.name === state.get("c") && c.kind !== "other")) {
-      byId("colour").value = state.get("c");
-      this.paint(state.get("c"));
+    const colour = this.run.columns.some((c) => c.name === state.get("c") && c.kind !== "other") ? state.get("c") : "";
+    if (colour !== this.map.colour) {
+      byId("colour").value = colour;
+      this.paint(colour);
     }
     this.panels.samples.restore(state.get("q"), state.get("w"));
     if (/^\d+$/.test(state.get("s") || "")) await this.explain(Number(state.get("s")), false);
@@ -82,7 +83,8 @@ class App {
   tellLive() {
     const { live } = this.run;
     byId("live").textContent = live.state === "loading" ? "loading the model …" : live.state === "ready" ? "model ready" : "stored results only";
-    byId("live").title = live.reason || "";
+    byId("why").textContent = live.state === "loading" || !live.reason ? "" : live.reason;
+    byId("why").hidden = !byId("why").textContent;
   }
 
   async wait() {
@@ -91,7 +93,10 @@ class App {
       this.run.live = (await get("/api/run").catch(() => this.run)).live;
     }
     this.tellLive();
-    if (this.run.live.state === "ready" && this.position !== null) this.explain(this.position, false);
+    // what is explained is told again, with all landmarks; the reader stays where they are
+    if (this.run.live.state !== "ready" || this.position === null) return;
+    const found = await this.panels.explanation.show(this.position);
+    if (found) this.draw(found, false);
   }
 
   // ------------------------------------------------------------ tabs
@@ -180,10 +185,10 @@ class App {
     say(`${found.sample.id}: ${found.attract.length} attracting and ${found.repel.length} repelling landmarks`);
   }
 
-  draw(found) {
+  draw(found, move = true) {
     const lines = [...found.attract, ...found.repel].map((i) => ({ ...this.marks.get(i.landmark), contribution: i.contribution })).filter((l) => Number.isFinite(l.x));
     this.map.explained(found.sample, lines);
-    if (Number.isFinite(found.sample.x)) this.map.into(found.sample.x, found.sample.y);
+    if (move && Number.isFinite(found.sample.x)) this.map.into(found.sample.x, found.sample.y);
   }
 
   uploaded(found) {

@@ -22,8 +22,13 @@ export function fill(place, ...children) {
 
 const text = (child) => (child instanceof Node ? child : document.createTextNode(String(child)));
 
-export const number = (value) =>
-  value === null || value === undefined ? "–" : Number(value).toPrecision(3).replace(/\.?0+($|e)/, "$1").replace("-", "−");
+// three significant digits; whole numbers up to a million whole
+export const number = (value) => {
+  if (value === null || value === undefined) return "–";
+  const rounded = Number(Number(value).toPrecision(3)), size = Math.abs(rounded);
+  const shown = size >= 100 && size < 1e6 ? Math.round(value).toLocaleString("en") : String(rounded);
+  return shown.replace(/-/g, "−");
+};
 
 export const signed = (value, digits = 3) => {
   if (value === null || value === undefined) return "–";

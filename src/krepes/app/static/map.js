@@ -66,9 +66,13 @@ export class MapView {
       bounds: this.bounds.pad(-1e-6), // rounding at the edge would ask for a row beyond it
       updateWhenZooming: false, className: "tiles",
     });
-    const before = this.tiles;
+    const before = [...(this.fading || []), this.tiles].filter(Boolean);
+    this.fading = before;
     this.tiles = next.addTo(this.map);
-    if (before) next.once("load", () => before.remove());
+    next.once("load", () => {
+      for (const layer of before) layer.remove();
+      if (this.fading === before) this.fading = [];
+    });
   }
 
   landmarks(rows, onpick) {

@@ -88,11 +88,11 @@ export class SelectionPanel {
       const c = await job("/api/counterfactual", asked, (words) => fill(place, el("p", { class: "muted" }, words)));
       fill(place,
         el("p", {}, `Without ${count(c.removed, "sample")}${c.landmarks_among_them ? `, ${count(c.landmarks_among_them, "landmark")} among them` : ""}:`),
-        table(["Figure", "Without them [95 %]", "Without random ones"],
-          c.summary.map((r) => [r.figure, signed(r.estimate) + interval(r.low, r.high), signed(r.random)])),
+        table(["Figure", "Without them [95 %]", "Without as many at random"],
+          c.summary.map((r) => [r.figure, number(r.estimate) + (r.low === null ? "" : ` [${number(r.low)}, ${number(r.high)}]`), number(r.random)])),
         c.samples.length ? table(["Sample", "Shift", "Cosine", "Neighbours that stay"],
           c.samples.map((s) => [s.id + (s.removed ? " (removed)" : ""), number(s.shift), number(s.cosine), percent(s.neighbours)])) : null,
-        el("p", { class: "muted" }, "Shift is ‖f′ − f‖/‖f‖. Without the column of random ones it says nothing."));
+        el("p", { class: "muted" }, "Shift is ‖f′ − f‖/‖f‖; the last column is one random draw of as many samples."));
     } catch (error) {
       failed(place, error);
     }
