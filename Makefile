@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/krepes demo --overwrite
 
+# two processes with one thread each: more threads than cores would slow all of them
 test: .venv/ready-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .
