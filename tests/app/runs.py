@@ -132,8 +132,8 @@ class Asker(TestClient):
         state: that is asked.
     """
 
-    def __init__(self, folder: Path, live: bool = False, compare: Path | None = None):
-        self.state = State(folder, compare)
+    def __init__(self, folder: Path, live: bool = False, compare: Path | None = None, trust_run: bool = False):
+        self.state = State(folder, compare, trust_run)
         if live:
             self.state.live.load()
         super().__init__(create_app(self.state, TOKEN, PORT), base_url=BASE, raise_server_exceptions=False,

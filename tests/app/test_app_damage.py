@@ -245,5 +245,5 @@ def test_findings_of_another_version_are_told(run):
     pq.write_table(pa.table({"nonsense": [1]}), run / "concepts.parquet")
     asker = Asker(run)
     nothing_breaks(asker)
-    assert "feature_gap.parquet is of another version" in problems(asker)
+    assert "feature_gap.parquet lacks" in problems(asker)
     assert json.loads(asker.get("/api/run").text)["findings"] == []

@@ -229,3 +229,13 @@ def test_a_row_without_its_redacted_column_is_explained(redacting):
     assert "secret" not in found.text
     wrong = refused(redacting, json.dumps(row | {"secret": ["x"]}).encode(), "application/json")
     assert "secret" not in wrong
+
+
+@pytest.mark.parametrize("value", ["hush-a", "hush-b", ""])
+def test_a_redacted_cell_is_not_taken_so_that_nearness_tells_nothing_of_it(redacting, value):
+    row = row_of(redacting, 5)
+    said = refused(redacting, json.dumps(row | {"secret": value}).encode(), "application/json")
+    assert "a cell of a redacted column" in said
+    assert "secret" not in said
+    missing = sent(redacting, json.dumps(row | {"secret": None}).encode(), "application/json").json()
+    assert missing == sent(redacting, json.dumps(row).encode(), "application/json").json()

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from krepes.app.cache import Cache
 from krepes.app.pieces import Pieces
 from krepes.audit.query import condition
-from krepes.stored import DATA, StoredRun
+from krepes.stored import DATA, StoredRun, first_line
 
 SHOWN = 200  # columns at most
 VALUES = 12  # categories that have a colour of their own; rarer ones share one
@@ -25,6 +25,9 @@ SURVEYED = 3  # row groups that a column's categories and range are taken from
 OTHER, MISSING = VALUES, VALUES + 1  # codes of rarer categories and missing cells
 STEPS = 255  # of a number's range; the code STEPS is a missing cell
 LONGEST = 2000  # characters of a cell
+UNREADABLE = "(cannot be shown)"
+# Arrow's dates, times and time zones may have no counterpart in Python or pandas
+CANNOT = (pa.ArrowException, ValueError, OverflowError, KeyError, TypeError, OSError)
 KEPT_BYTES = 256 * 2**20  # of columns that are held
 
 
@@ -143,7 +146,15 @@ class Columns:
         return np.flatnonzero(condition(self._frame(table), query, what))
 
     def _frame(self, table: pa.Table) -> pd.DataFrame:
-        return table.rename_columns([n.removeprefix(DATA) for n in table.column_names]).to_pandas()
+        """Columns as pandas has them; without those that it cannot hold, which queries then do not know."""
+        found = {}
+        for name in table.column_names:
+            try:
+                found[name.removeprefix(DATA)] = table.column(name).to_pandas()
+            except CANNOT as error:
+                shown = name.removeprefix(DATA)
+                self.run.say(f"column {shown}", f"Queries do without column {shown} ({first_line(error)}).")
+        return pd.DataFrame(found, index=range(table.num_rows))
 
     def cells(self, positions: Sequence[int]) -> list[dict[str, Any]]:
         """Column ↦ value of each of some samples; {} for one in a damaged row group."""
@@ -165,13 +176,33 @@ class Columns:
 def visible(names: Sequence[str], hidden: frozenset[str]) -> list[str]:
     """Raw names of a table's columns that are not redacted; `x (2)` is a second column named x."""
     raw = [name.removeprefix(DATA) for name in names if name.startswith(DATA)]
-    return [name for name in raw if name not in hidden and re.sub(r" \(\d+\)$", "", name) not in hidden]
+    return [name for name in raw if not is_hidden(name, hidden)]
+
+
+def is_hidden(name: str, hidden: frozenset[str]) -> bool:
+    """Whether a column is redacted; so is a second one of that name."""
+    return name in hidden or re.sub(r" \(\d+\)$", "", name) in hidden
 
 
 def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Rows of `data.*` columns as JSON can hold them."""
-    columns = {name.removeprefix(DATA): table.column(name).to_pylist() for name in table.column_names}
+    columns = {name.removeprefix(DATA): values_of(table.column(name)) for name in table.column_names}
     return [{name: plain(values[i]) for name, values in columns.items()} for i in range(table.num_rows)]
+
+
+def values_of(column: pa.ChunkedArray) -> list[Any]:
+    """Cells as Python's values; `UNREADABLE` for those that Python has none for, such as dates beyond year 9999."""
+    try:
+        return column.to_pylist()
+    except CANNOT:
+        return [_value(cell) for cell in column]
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except CANNOT:
+        return UNREADABLE
 
 
 def plain(value: Any) -> Any:

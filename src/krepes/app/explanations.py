@@ -3,17 +3,19 @@
 # pyright: reportAttributeAccessIssue=false
 # pyarrow makes its compute functions when it is imported.
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pandas.api.types import is_numeric_dtype
 
 from krepes.app.cache import Cache
+from krepes.app.columns import kind_of
 from krepes.app.pieces import Pieces
-from krepes.app.points import truth
+from krepes.app.points import as_text, can_name, truth
 from krepes.stored import StoredRun
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # attracting and repelling landmarks that are told
 COLUMNS = ("sample", "landmark", "influence", "contribution")
-FOUND = 4096  # places of samples in an unordered file that are kept
+FOUND = 4096  # samples whose rows in an unordered file are kept
 
 
 class Stored:
@@ -39,9 +41,18 @@ class Stored:
         gone = [c for c in COLUMNS if c not in self._pieces.schema.names]
         if self._pieces.n and gone:
             run.say("influence.parquet", f"influence.parquet lacks {', '.join(gone)}: another version wrote it.")
-        self.readable = not gone
+        odd = [] if gone else [*self._odd()]
+        if odd:
+            run.say("influence.parquet", f"influence.parquet holds no {odd[0]}: another version wrote it.")
+        self.readable = not gone and not odd
         self._found = Cache(FOUND)
         self._once = Cache(1)
+
+    def _odd(self) -> Iterator[str]:
+        """What columns should hold and do not."""
+        kinds = {name: self._pieces.schema.field(name).type for name in COLUMNS}
+        yield from (f"ids in {name}" for name in COLUMNS[:2] if not can_name(kinds[name]))
+        yield from (f"numbers in {name}" for name in COLUMNS[2:] if kind_of(kinds[name]) != "number")
 
     def scores(self, position: int, name: str) -> tuple[pd.DataFrame, bool] | None:
         """A sample's landmarks (landmark, influence, contribution), and whether they are all; None without any."""
@@ -55,7 +66,12 @@ class Stored:
 
         def read() -> dict[str, pd.DataFrame]:
             table = self._run.table("explained.parquet", COLUMNS, COLUMNS, expected=False)
-            return {} if table is None else {str(i): part for i, part in table.groupby("sample", sort=False)}
+            if table is None:
+                return {}
+            if not table.columns.is_unique or not all(is_numeric_dtype(table[name]) for name in COLUMNS[2:]):
+                self._run.say("explained.parquet", "explained.parquet holds no numbers: another version wrote it.")
+                return {}
+            return {str(i): part for i, part in table.groupby(table["sample"].astype(str), sort=False)}
 
         return self._once.get("explained", read)
 
@@ -67,23 +83,22 @@ class Stored:
             table = self._pieces.rows(position * k, (position + 1) * k, COLUMNS)
             if table is not None and set(table.column("sample").to_pylist()) == {name}:
                 return table.to_pandas()
-        at = self._found.get(name, lambda: self._search(name))
-        table = None if at is None else self._pieces.rows(*at, COLUMNS)
-        return None if table is None else table.to_pandas()
+        return self._found.get(name, lambda: self._search(name))
 
-    def _search(self, name: str) -> tuple[int, int] | None:
-        """First row of a sample and the one after its last, in a file of another order."""
+    def _search(self, name: str) -> pd.DataFrame | None:
+        """A sample's rows by rank in a file of another order: they may lie anywhere; None without any."""
+        columns = [*COLUMNS, *(["rank"] if "rank" in self._pieces.schema.names else [])]
+        found = []
         for number in range(self._pieces.groups):
-            table = self._pieces.group(number, COLUMNS)
+            table = self._pieces.group(number, columns)
             if table is None:
                 continue
-            column = table.column("sample")
-            kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-            rows = np.flatnonzero(truth(pc.equal(column, pa.scalar(name, kind))))
-            if len(rows):
-                start = int(self._pieces.starts[number])
-                return start + int(rows[0]), start + int(rows[-1]) + 1
-        return None
+            mine = table.filter(pa.array(truth(pc.equal(as_text(table.column("sample")), name))))
+            found += [mine.to_pandas()] if mine.num_rows else []
+        if not found:
+            return None
+        rows = pd.concat(found, ignore_index=True)
+        return rows.sort_values("rank", kind="stable", ignore_index=True) if "rank" in rows else rows
 
 
 def told(
@@ -101,8 +116,16 @@ def told(
         influence, contribution: (k,).
         cells: the sample's own.
         complete: whether these are all landmarks, so that the bars add up.
+
+    Returns:
+        total, attract, repel, rest, others, complete, and notes: landmarks without finite scores are left out.
     """
-    contribution, influence = np.nan_to_num(contribution), np.nan_to_num(influence)
+    known = np.isfinite(contribution) & np.isfinite(influence)
+    unknown = int((~known).sum())
+    names = [names[i] for i in np.flatnonzero(known).tolist()]
+    influence, contribution = influence[known], contribution[known]
+    complete = complete and not unknown
+    notes = [f"{unknown:,} landmarks have no finite score of this sample and are left out."] if unknown else []
     order = np.argsort(-contribution, kind="stable")
     attract = [i for i in order[:SHOWN].tolist() if contribution[i] > 0]
     repel = [i for i in order[::-1][:SHOWN].tolist() if contribution[i] < 0]
@@ -119,7 +142,7 @@ def told(
     m = len(names) if complete else max(landmarks.m, len(names))
     return {"total": total, "attract": [item(i) for i in attract], "repel": [item(i) for i in repel],
             "rest": None if total is None else total - shown, "others": m - len(attract) - len(repel),
-            "complete": complete}  # fmt: skip
+            "complete": complete, "notes": notes}  # fmt: skip
 
 
 def of_model(K: "Tensor", f: "Tensor", dA: "Tensor") -> tuple[np.ndarray, np.ndarray]:

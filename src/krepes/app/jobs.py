@@ -13,6 +13,7 @@ from krepes.errors import KrepesError
 
 WAITING = 8  # jobs at most
 KEPT = 64  # finished ones
+NO_MEMORY = "the answer needs more memory than this machine has; ask for less, such as a smaller selection"
 
 
 class TooManyError(KrepesError):
@@ -86,6 +87,8 @@ class Jobs:
                 job.ended, job.state = time.monotonic(), "done"
             except KrepesError as error:
                 self._fail(job, str(error))
+            except MemoryError:
+                self._fail(job, NO_MEMORY)
             except Exception:  # the worker must outlive a mistake of one job
                 logging.getLogger("krepes.app").exception("a job failed")
                 self._fail(job, "something went wrong inside krepes; the terminal says what")

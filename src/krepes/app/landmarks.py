@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from krepes.app.columns import SHOWN, plain_rows, visible
-from krepes.app.points import Points
+from krepes.app.columns import SHOWN, plain_rows, values_of, visible
+from krepes.app.pieces import refuse_too_large, repeated
+from krepes.app.points import Points, can_name
 from krepes.stored import DATA, StoredRun, first_line
 
+MOST = 1_000_000  # landmarks
 FIGURES = {"rank": "rank", "norm": "norm", "influence": "mean_influence", "balance": "sign_balance"}
 
 
@@ -39,7 +41,7 @@ class Landmarks:
 
 def read_landmarks(run: StoredRun, points: Points, hidden: frozenset[str]) -> Landmarks:
     """From landmarks.parquet; from the marks of the points where that is damaged, without figures."""
-    table = _table(run)
+    table = _table(run, hidden)
     if table is None:
         found = np.flatnonzero(points.is_landmark).tolist()
         rows = [_placed({"id": points.id(p), "position": p, "cells": {}}, points) for p in found]
@@ -57,25 +59,39 @@ def read_landmarks(run: StoredRun, points: Points, hidden: frozenset[str]) -> La
     return Landmarks(rows, {row["id"]: i for i, row in reversed(list(enumerate(rows)))})
 
 
-def _table(run: StoredRun) -> pa.Table | None:
+def _table(run: StoredRun, hidden: frozenset[str]) -> pa.Table | None:
     file = run.parquet("landmarks.parquet")
     if file is None:
         return None
     try:
         with file:
-            table = file.read()
+            if file.metadata.num_rows > MOST:
+                raise ValueError(f"{file.metadata.num_rows:,} rows; at most {MOST:,} are read")
+            names = file.schema_arrow.names
+            twice = repeated(names)
+            if twice:
+                run.say("landmarks.parquet", f"landmarks.parquet has {len(twice)} names that several columns share: "
+                                             "none of these is shown.")  # fmt: skip
+            shown = [DATA + name for name in visible(names, hidden)[:SHOWN]]
+            wanted = [n for n in names if (n in shown or not n.startswith(DATA)) and n not in twice]
+            for group in range(file.num_row_groups):
+                refuse_too_large(file.metadata.row_group(group), wanted)
+            table = file.read(wanted).select(wanted)
         table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError) as error:
         run.say("landmarks.parquet", f"landmarks.parquet is damaged ({first_line(error)}).")
         return None
     if "landmark" not in table.column_names:
         run.say("landmarks.parquet", "landmarks.parquet lacks landmark: another version of krepes wrote it.")
         return None
+    if not can_name(table.schema.field("landmark").type):
+        run.say("landmarks.parquet", "landmarks.parquet holds no ids in landmark: another version of krepes wrote it.")
+        return None
     return table
 
 
 def _values(table: pa.Table, name: str) -> list[Any]:
-    return table.column(name).to_pylist() if name in table.column_names else [None] * table.num_rows
+    return values_of(table.column(name)) if name in table.column_names else [None] * table.num_rows
 
 
 def _position(value: Any, name: str, points: Points) -> int | None:

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from krepes.errors import ConfigError, DataError, KrepesError, RunFolderError
 from krepes.stored import StoredRun
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from krepes.app.points import Points
     from krepes.auditor import Auditor
     from krepes.data.source import Source
@@ -37,10 +39,13 @@ class Live:
     Attributes:
         state: "loading", "ready" or "unavailable".
         reason: why it is unavailable, or why counterfactuals are; None otherwise.
+
+    Args:
+        trust_run: the run is one's own: whatever its configuration names is loaded, as `krepes audit` would.
     """
 
-    def __init__(self, run: StoredRun):
-        self._run = run
+    def __init__(self, run: StoredRun, trust_run: bool = False):
+        self._run, self._trusted = run, trust_run
         self._lock, self._sources = threading.RLock(), threading.Lock()
         self.state, self.reason = "loading", None
         self._auditor: Auditor | None = None
@@ -55,7 +60,7 @@ class Live:
         """Load now; what fails is said in `reason`."""
         try:
             with self._lock:
-                self._auditor, self.reason = opened(self._run)
+                self._auditor, self.reason = opened(self._run, self._trusted)
             self.state = "ready"
         except (KrepesError, OSError, ImportError, MemoryError) as error:
             self.state, self.reason = "unavailable", str(error) or type(error).__name__
@@ -171,18 +176,27 @@ def _is(source: "Source", position: int, name: str) -> bool:
     return position < len(source) and str(source.ids[position]) == name
 
 
-def opened(run: StoredRun) -> "tuple[Auditor, str | None]":
+def opened(run: StoredRun, trust_run: bool = False) -> "tuple[Auditor, str | None]":
     """The auditor with its samples and, where they can be had, its views; else why counterfactuals cannot be asked.
 
-    A run folder may be a stranger's: nothing in it is imported but modules of networks, no views by an import path.
+    Args:
+        trust_run: load whatever the configuration names. Otherwise the folder may be a stranger's: `restricted` says
+            what is loaded of it.
 
     Raises:
         RunFolderError, ConfigError, DataError, EncoderError: encoder or samples are not those of the run, or missing.
     """
+    from krepes.app.restricted import offline
+
+    with nullcontext() if trust_run else offline():
+        return _opened(run, trust_run)
+
+
+def _opened(run: StoredRun, trust_run: bool) -> "tuple[Auditor, str | None]":
     from krepes.results import load
 
-    auditor = load(run.folder)
-    source, make_views = samples_of(run)
+    auditor = load(run.folder, encoder_of(run, trust_run))
+    source, make_views = samples_of(run, trust_run)
     print_ = run.section("fingerprints").get("data")
     if source.fingerprint() != print_:
         raise DataError(
@@ -201,17 +215,46 @@ def opened(run: StoredRun) -> "tuple[Auditor, str | None]":
         return auditor, f"Counterfactuals need the views of the audit, which cannot be had: {error}"
 
 
-def samples_of(run: StoredRun) -> "tuple[Source, Callable[[], Any]]":
+def encoder_of(run: StoredRun, trust_run: bool) -> "nn.Module | None":
+    """The network that the run's manifest describes; None where it was saved from Python, which `load` tells.
+
+    Raises:
+        RunFolderError: the description is of another version.
+        ConfigError, EncoderError: it cannot be built, or would be by code that is not trusted.
+    """
+    from pydantic import ValidationError
+
+    from krepes.app import restricted
+    from krepes.config import EncoderConfig, build_encoder
+
+    if "encoder" not in run.manifest:
+        return None
+    try:
+        config = EncoderConfig.model_validate(run.manifest["encoder"])
+    except ValidationError as error:
+        raise RunFolderError(f"its encoder is of another version of krepes ({error.error_count()} keys)") from error
+    if trust_run:
+        return build_encoder(config, config_folder(run))
+    return restricted.encoder_of(config, config_folder(run), run.folder)
+
+
+def config_folder(run: StoredRun) -> Path:
+    """Where relative paths of the run's configuration start."""
+    return Path(str(run.manifest.get("config_folder", ".")))
+
+
+def samples_of(run: StoredRun, trust_run: bool) -> "tuple[Source, Callable[[], Any]]":
     """The samples of a run's configuration, and what makes their views.
 
     Raises:
         RunFolderError: the run was made from Python, or its configuration is of another version.
+        ConfigError: they would be read by code, from the network, or through a folder that is written.
     """
     from pydantic import ValidationError
 
     from krepes import demo
+    from krepes.app.restricted import refuse_asking, refuse_views_of_code
     from krepes.config import Config, build_data, build_views
-    from krepes.config.views import refuse_import_paths
 
     config, encoder = run.section("config"), run.section("encoder")
     if "data" not in config:
@@ -224,12 +267,15 @@ def samples_of(run: StoredRun) -> "tuple[Source, Callable[[], Any]]":
         raise RunFolderError(
             f"its configuration is of another version of krepes ({error.error_count()} keys)"
         ) from error
-    source = build_data(settings.data, Path(str(run.manifest.get("config_folder", "."))))[0]
+    if not trust_run:
+        refuse_asking(settings.data, config_folder(run))
+    source = build_data(settings.data, config_folder(run))[0]
 
     def make_views() -> Any:
         if settings.views is None:
             raise ConfigError("the configuration names no views")
-        refuse_import_paths(settings.views.model_dump(), run.folder / "manifest.json")
+        if not trust_run:
+            refuse_views_of_code(settings)
         return build_views(settings.views, source)
 
     return source, make_views

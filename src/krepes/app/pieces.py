@@ -1,7 +1,9 @@
 """A Parquet file of a run read row group by row group, with its damage told."""
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,8 @@ from krepes.app.cache import Cache
 from krepes.stored import StoredRun, first_line
 
 KEPT_BYTES = 192 * 2**20  # of the row groups of one file that are held
+READ_BYTES = 4 * 2**30  # of the columns of one row group, at most
+ENTRIES, ALWAYS = 64, 2**20  # of the lists of one row group: so many a row, or so many in all, are read
 
 
 class Pieces:
@@ -42,7 +46,10 @@ class Pieces:
         wanted = [name for name in (text if coded is None else coded) if name in there]
         path = run.path(name)
         self._file = pq.ParquetFile(path, read_dictionary=wanted) if wanted and path is not None else file
-        self.schema = schema
+        twice = repeated(schema.names)
+        if twice:
+            run.say(name, f"{name} has {len(twice)} names that several columns share: none of these is shown.")
+        self.schema = pa.schema([field for field in schema if field.name not in twice])
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))]).astype(np.int64)
 
@@ -65,8 +72,9 @@ class Pieces:
         assert self._file is not None
         rows = range(int(self.starts[number]), int(self.starts[number + 1]))
         try:
+            refuse_too_large(self._file.metadata.row_group(number), columns)
             with self._lock:
-                table = self._file.read_row_group(number, columns=list(columns))
+                table = self._file.read_row_group(number, columns=list(columns)).select(list(columns))
             table.validate(full=True)  # text that is no UTF-8 would fail later, cell by cell
             if table.num_rows != len(rows):
                 raise ValueError(f"{table.num_rows} rows where {len(rows)} are announced")
@@ -104,6 +112,29 @@ class Pieces:
                 return None
             parts.append(table.slice(max(start - begin, 0), stop - max(start, begin)))
         return pa.concat_tables([_plain(p) for p in parts]) if parts else None
+
+
+def refuse_too_large(group: Any, columns: Sequence[str]) -> None:
+    """Raise ValueError where some columns of a row group would take too much memory; their data are not read.
+
+    Args:
+        group: what the file says of the row group.
+    """
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    asked = [c for c in chunks if c.path_in_schema in columns or c.path_in_schema.split(".")[0] in columns]
+    size = sum(c.total_uncompressed_size for c in asked)
+    if size > READ_BYTES:
+        raise ValueError(f"{size:,} bytes; at most {READ_BYTES:,} are read at once")
+    most = max(ENTRIES * group.num_rows, ALWAYS)
+    long = [c for c in asked if c.num_values > most]
+    if long:
+        name = long[0].path_in_schema.split(".")[0]
+        raise ValueError(f"lists of {name} with {long[0].num_values:,} entries in all; at most {most:,} are read")
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Names that stand there more than once."""
+    return [name for name, times in Counter(names).items() if times > 1]
 
 
 def _plain(table: pa.Table) -> pa.Table:

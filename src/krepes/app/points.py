@@ -17,6 +17,7 @@ from krepes.app.pieces import Pieces
 from krepes.stored import StoredRun
 
 BITS = 16  # of each coordinate in a Morton code
+IDS_BYTES = 2 * 2**30  # of all ids
 FINE = 2  # levels below a region's own at which it is covered by cells: the finer, the fewer points too many
 
 
@@ -218,7 +219,12 @@ def read_points(run: StoredRun, pieces: Pieces) -> Points:
     if unplaced:
         run.say("places", f"{unplaced:,} of {pieces.n:,} samples have no place on the map.")
     marks = _column(pieces, "is_landmark", truth)
-    found = _column(pieces, "id", _ids)
+    named = "id" in pieces.schema.names and can_name(pieces.schema.field("id").type)
+    if "id" in pieces.schema.names and not named:
+        run.say("points.parquet", "Column id of points.parquet holds no ids: another version wrote it.")
+    found = _column(pieces, "id", _ids) if named else None
+    if named and found is None:
+        run.say("points.parquet", f"The ids in points.parquet take more than {IDS_BYTES:,} bytes, and are not read.")
     ids = pa.chunked_array([[str(i) for i in range(pieces.n)]], pa.string()) if found is None else found
     return Points.of(ids, x, y, np.zeros(pieces.n, bool) if marks is None else marks)
 
@@ -227,10 +233,33 @@ def _column(pieces: Pieces, name: str, use: Callable[[pa.ChunkedArray], Any]) ->
     return use(pieces.column(name)) if name in pieces.schema.names else None
 
 
-def _ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def can_name(kind: pa.DataType) -> bool:
+    """Whether values of an Arrow type can be ids: text or numbers."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
+    return any(test(kind) for test in tests)
+
+
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Ids as text; of a type that `can_name`."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     plain = column if kind == column.type else column.cast(kind)
-    plain = plain if pa.types.is_string(kind) or pa.types.is_large_string(kind) else plain.cast(pa.string())
+    return plain if pa.types.is_string(kind) or pa.types.is_large_string(kind) else plain.cast(pa.string())
+
+
+def spelled_out(column: pa.ChunkedArray) -> int:
+    """Bytes that the text of a dictionary's column takes without it: a few bytes of a file can stand for many."""
+    size = 0
+    for chunk in column.chunks:
+        if pa.types.is_string(chunk.dictionary.type) or pa.types.is_large_string(chunk.dictionary.type):
+            size += pc.sum(pc.binary_length(chunk.dictionary).cast(pa.int64()).take(chunk.indices)).as_py() or 0
+    return size
+
+
+def _ids(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    if pa.types.is_dictionary(column.type) and spelled_out(column) > IDS_BYTES:
+        return None
+    plain = as_text(column)
     return plain.fill_null("(damaged)") if plain.null_count else plain
 
 

@@ -1,5 +1,8 @@
 """Selections that stay on the server under short names, and what a group of samples has in common."""
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow makes its compute functions when it is imported.
+
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -7,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from krepes.app.columns import MISSING, OTHER, STEPS, Column, Columns, as_labels
 from krepes.app.pieces import Pieces
+from krepes.app.points import can_name
 from krepes.errors import ConfigError
+from krepes.stored import StoredRun
 
 KEPT = 24  # selections; the oldest goes first
 VERTICES = 5000  # of a polygon
@@ -115,13 +121,20 @@ class Tops:
     share: np.ndarray
 
     @classmethod
-    def of(cls, pieces: Pieces) -> "Tops | None":
-        """From the column `landmarks` of points.parquet; None where there is none."""
-        if "landmarks" not in pieces.schema.names or not pa.types.is_list(pieces.schema.field("landmarks").type):
+    def of(cls, run: StoredRun, pieces: Pieces) -> "Tops | None":
+        """From the column `landmarks` of points.parquet, `COMMON` of each sample at most; None where there is none."""
+        if "landmarks" not in pieces.schema.names:
+            return None
+        kind = pieces.schema.field("landmarks").type
+        if not pa.types.is_list(kind) or not can_name(kind.value_type):
+            run.say("points.parquet", "Column landmarks of points.parquet holds no lists of ids.")
             return None
         column = pieces.column("landmarks")
         if not pa.types.is_list(column.type):
             return None
+        if any((pc.max(c.value_lengths()).as_py() or 0) > COMMON for c in column.chunks):
+            column = pa.chunked_array([pc.list_slice(c, 0, COMMON) for c in column.chunks])
+            run.say("landmarks", f"Of longer lists of landmarks in points.parquet the first {COMMON} count.")
         lengths = np.concatenate([
             np.asarray(c.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)) for c in column.chunks
         ] or [np.zeros(0, int)])  # fmt: skip

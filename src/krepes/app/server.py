@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from krepes.app.jobs import TooManyError
+from krepes.app.jobs import NO_MEMORY, TooManyError
 from krepes.app.live import NotReadyError
 from krepes.app.parameters import Json
 from krepes.app.routes import routes
@@ -40,6 +40,11 @@ def of_krepes(request: Request, error: Exception) -> Response:
     return Json({"error": str(error)}, STATUS.get(type(error), 422))
 
 
+def of_memory(request: Request, error: Exception) -> Response:
+    """What this machine cannot hold."""
+    return Json({"error": NO_MEMORY}, 507)
+
+
 def of_bug(request: Request, error: Exception) -> Response:
     """A mistake of krepes' own: its traceback is for the terminal alone."""
     return Json({"error": WRONG}, 500)
@@ -52,7 +57,7 @@ def create_app(state: State, token: str, port: int) -> ASGIApp:
         token: of the start link.
         port: that the app will be asked at.
     """
-    handlers = {HTTPException: of_http, KrepesError: of_krepes, Exception: of_bug}
+    handlers = {HTTPException: of_http, KrepesError: of_krepes, MemoryError: of_memory, Exception: of_bug}
     return Guard(Starlette(routes=routes(state), exception_handlers=handlers), token, port)  # pyright: ignore[reportArgumentType]
 
 
@@ -82,18 +87,20 @@ def serve(
     port: int = 0,
     open_browser: bool = True,
     say: Callable[[str], Any] = print,
+    trust_run: bool = False,
 ) -> None:
     """Serve a run folder until Ctrl-C.
 
     Args:
         port: 0 for a free one.
         say: is told the start link, whose token is the key: who has it can see the run.
+        trust_run: the run is one's own: whatever its configuration names is loaded, as `krepes audit` would.
 
     Raises:
         RunFolderError: nothing of a run is in the folder.
         ConfigError: the port cannot be used.
     """
-    state = State(folder, compare)
+    state = State(folder, compare, trust_run)
     entry = listening(port)
     port, token = entry.getsockname()[1], secrets.token_urlsafe(32)
     state.start()

@@ -13,7 +13,7 @@ from krepes.app import questions
 from krepes.app.cache import Cache
 from krepes.app.columns import Columns
 from krepes.app.explanations import Stored, of_model, told
-from krepes.app.findings import findings_of, redacted
+from krepes.app.findings import findings_of
 from krepes.app.jobs import Jobs
 from krepes.app.landmarks import Landmarks, read_landmarks
 from krepes.app.live import Live
@@ -23,7 +23,7 @@ from krepes.app.selection import Selection, Selections, Tops, differences
 from krepes.app.tiles import DENSITY, GREY, MISSES, PALETTE, RAMP, SELECTED, Layer, Theme, Tiles
 from krepes.app.upload import prepared
 from krepes.errors import ConfigError, KrepesError, RunFolderError
-from krepes.results import MODEL
+from krepes.results import MANIFEST, MODEL
 from krepes.stored import DATA, StoredRun, first_line
 
 UPLOAD = 10.0  # seconds that an upload waits for the model
@@ -36,19 +36,19 @@ class State:
     Args:
         folder: the run.
         compare: another run.
+        trust_run: the run is one's own: the model is loaded with whatever its configuration names.
 
     Raises:
         RunFolderError: there is no such folder, or nothing of a run is in it.
     """
 
-    def __init__(self, folder: str | Path, compare: str | Path | None = None):
+    def __init__(self, folder: str | Path, compare: str | Path | None = None, trust_run: bool = False):
+        self._opened = stamp_of(Path(folder))
         self.run = StoredRun.open(folder)
         self._other = None if compare is None else StoredRun.open(compare)
-        self.hidden = redacted(self.run) | (frozenset() if self._other is None else redacted(self._other))
-        shown = self.run.section("config").get("report")
-        asked = (self.run.manifest, shown if isinstance(shown, dict) else {})
-        self.thumbnails = all(part.get("thumbnails", True) is True for part in asked)
-        self.selections, self.jobs, self.live = Selections(), Jobs(), Live(self.run)
+        self.hidden = self.run.redacted | (frozenset() if self._other is None else self._other.redacted)
+        self.thumbnails = self.run.thumbnails
+        self.selections, self.jobs, self.live = Selections(), Jobs(), Live(self.run, trust_run)
         self._once, self._masks = Cache(float("inf")), Cache(MASKS)
 
     def start(self) -> None:
@@ -73,7 +73,7 @@ class State:
     @property
     def points(self) -> Points:
         """Of points.parquet."""
-        return self._once.get("points", lambda: read_points(self.run, Pieces(self.run, "points.parquet", [])))
+        return self._once.get("points", lambda: read_points(self.run, Pieces(self.run, "points.parquet", ["id"])))
 
     @property
     def columns(self) -> Columns:
@@ -105,11 +105,20 @@ class State:
     @property
     def tops(self) -> Tops | None:
         """The top landmarks of every sample."""
-        return self._once.get("tops", lambda: Tops.of(Pieces(self.run, "points.parquet", ["landmarks.list.element"])))
+        return self._once.get("tops", self._tops)
+
+    def _tops(self) -> Tops | None:
+        return Tops.of(self.run, Pieces(self.run, "points.parquet", ["landmarks.list.element"]))
 
     # ------------------------------------------------------------ answers
+    def refresh(self) -> None:
+        """Say it where another run, or the same run made again, has taken the folder since the app was started."""
+        if stamp_of(self.run.folder) != self._opened:
+            self.run.say("changed", "The run has changed since this app was started; start it again.")
+
     def overview(self) -> dict[str, Any]:
         """GET /api/run."""
+        self.refresh()
         points, landmarks = self.points, self.landmarks
         columns = [c.as_dict() for c in self.columns.described()]
         findings, kind = self._findings(), self.kind()
@@ -132,7 +141,8 @@ class State:
     def title(self) -> str:
         """Of the run, or the folder's name."""
         title = self.run.section("config").get("title", self.run.manifest.get("title"))
-        return title if isinstance(title, str) and title else self.run.folder.resolve().name
+        found = title if isinstance(title, str) and title else self.run.folder.resolve().name
+        return found.encode("utf-8", "replace").decode("utf-8")
 
     def _objective(self) -> str | None:
         found = self.run.section("settings").get("objective")
@@ -174,7 +184,10 @@ class State:
             return None if path is None else path.read_bytes()
         from krepes.report.page import build_page
 
-        return self._once.get("report", lambda: build_page(self.run, self.thumbnails, sorted(self.hidden)).encode())
+        def make() -> bytes:
+            return build_page(self.run, self.thumbnails, sorted(self.hidden)).encode("utf-8", "replace")
+
+        return self._once.get("report", make)
 
     def sample(self, position: int) -> dict[str, Any]:
         """Position, id, place and cells of a sample."""
@@ -191,6 +204,7 @@ class State:
 
     def explain(self, position: int) -> dict[str, Any]:
         """GET /api/explain: from the model where it is free, else from the stored tables."""
+        self.refresh()
         sample = self.sample(position)
         found = self.live.scores(position, sample["id"])
         if found is not None:
@@ -216,7 +230,8 @@ class State:
                 for n in place["nearest"]]  # fmt: skip
         told_ = told(auditor.landmark_ids_, *scores, self.landmarks, made.cells, True)
         sample = {"position": None, "id": None, "x": place["x"], "y": place["y"], "cells": made.cells}
-        return {"sample": sample, **told_, "source": "live", "notes": list(made.notes), **place, "nearest": near}
+        notes = [*made.notes, *told_["notes"]]
+        return {"sample": sample, **told_, "source": "live", "notes": notes, **place, "nearest": near}
 
     def picture(self, position: int) -> bytes | None:
         """A sample's picture, PNG or WebP; None where there is none."""
@@ -325,3 +340,12 @@ class State:
             return {**found, "gaps": [row for row in found["gaps"] if row.get("name") not in self.hidden]}
 
         return self._once.get("comparison", make)
+
+
+def stamp_of(folder: Path) -> tuple[int, int, int] | None:
+    """What tells a manifest from a later one: when it was written, its file and its size; None without one."""
+    try:
+        found = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from krepes.app.columns import is_hidden
 from krepes.data.preprocess import Preprocess
 from krepes.data.readers import MISSING
 from krepes.errors import DataError, KrepesWarning
@@ -46,7 +47,8 @@ def prepared(body: bytes, content_type: str, source: Any, views: Any, hidden: fr
         content_type: image/*, text/csv (a header and one row) or application/json (column ↦ value, or numbers).
         source: the run's samples.
         views: of the run; of images they may know the normalisation.
-        hidden: columns that are redacted: those that are left out count as missing, and no message names them.
+        hidden: columns that are redacted: they count as missing, and no message names them. A cell of one is refused:
+            where an upload is nearest to a sample, its hidden values would be that sample's.
 
     Raises:
         DataError: the upload is of another kind than the samples, damaged, too large, or does not fit; says why.
@@ -168,10 +170,13 @@ def table_row(row: dict[str, Any], schema: Any, hidden: frozenset[str]) -> Prepa
     unknown = [name for name in row if name not in set(names)]
     if unknown:
         raise DataError(f"the encoder knows no column {unknown[0][:80]!r} ({len(unknown)} such); leave it out")
-    absent = [name for name in names if name not in row and name not in hidden]
+    kept = frozenset(name for name in names if is_hidden(name, hidden))
+    if any(row.get(name) is not None for name in kept):
+        raise DataError("the upload holds a cell of a redacted column; leave these out, they count as missing")
+    absent = [name for name in names if name not in row and name not in kept]
     if absent:
         raise DataError(f"column {absent[0]!r} is missing ({len(absent)} such); give null for a missing cell")
-    cells = {c.name: cell_of(row.get(c.name), c, c.name in hidden) for c in schema.columns}
+    cells = {c.name: None if c.name in kept else cell_of(row[c.name], c) for c in schema.columns}
     frame = pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in cells.items()})
     for column in schema.columns:
         if column.kind == "numeric":
@@ -180,17 +185,17 @@ def table_row(row: dict[str, Any], schema: Any, hidden: frozenset[str]) -> Prepa
         warnings.simplefilter("always", KrepesWarning)
         batch = schema.transform(frame)
     notes = [str(w.message) for w in said if issubclass(w.category, KrepesWarning)]
-    shown = {name: value for name, value in cells.items() if name not in hidden}
-    return Prepared(batch, shown, tuple(n for n in notes if not any(repr(h) in n or f"'{h}'" in n for h in hidden)))
+    shown = {name: value for name, value in cells.items() if name not in kept}
+    return Prepared(batch, shown, tuple(n for n in notes if not any(repr(h) in n or f"'{h}'" in n for h in kept)))
 
 
-def cell_of(value: Any, column: Any, hidden: bool) -> Any:
+def cell_of(value: Any, column: Any) -> Any:
     """A cell as the schema encodes it.
 
     Raises:
         DataError: it is of another kind than the column.
     """
-    name = "a redacted column" if hidden else f"column {column.name!r}"
+    name = f"column {column.name!r}"
     if value is None:
         return None
     if not isinstance(value, str | int | float):

@@ -13,6 +13,9 @@ def serve(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     compare: Annotated[Path | None, typer.Option(help="Another run, to compare it with.")] = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 for a free one.", min=0, max=65535)] = 0,
+    trust_run: Annotated[
+        bool, typer.Option("--trust-run", help="The run is your own: load what its configuration names, code too.")
+    ] = False,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> None:
     """Show a run as a local web app: the map, explanations, concepts, counterfactuals."""
@@ -24,4 +27,4 @@ def serve(
             say(terminal(), f"{run} is shown at {link} (the link is the key to it; Ctrl-C ends)")
 
         with suppress(KeyboardInterrupt):  # how it ends
-            served(run, compare, port, open_, told)
+            served(run, compare, port, open_, told, trust_run)

@@ -236,8 +236,11 @@ def findings_of(page: Page) -> Findings:
     tables = {}
     for name, needed in TABLES.items():
         table = page.run.table(name, needed, expected=False)
-        if table is not None and name == "group_gap.parquet":  # the groups are the column's values
+        if table is not None and "column" in table:
             table = table.loc[[not page.hides(str(c)) for c in table["column"]]]
+        if table is not None and "explained_by" in table:
+            told = ["" if page.hides(str(c)) else c for c in table["explained_by"]]
+            table = table.assign(explained_by=told)
         part = name.removesuffix(".parquet")
         if table is not None and guarded(page.run, name, lambda p=part, t=table: checked(p, t)):
             tables[part] = table
