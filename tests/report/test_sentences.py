@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from krepes.audit.findings import Findings
+from krepes.report.content import key_findings
 from krepes.report.findings import sections, sentences
-from krepes.report.page import key_findings
 from krepes.report.words import number, templates
 from krepes.stored import StoredRun
 

@@ -5,8 +5,8 @@ from krepes.stored import StoredRun
 
 def findings_of(run: StoredRun, hidden: frozenset[str]) -> list[str]:
     """What was found in plain words, of the tables that can be read; nothing of redacted columns."""
+    from krepes.report.content import Page, findings_of, guarded
     from krepes.report.findings import sentences
-    from krepes.report.page import Page, findings_of, guarded
     from krepes.report.words import number
 
     page = Page(run, thumbnails=False, redact=sorted(hidden))

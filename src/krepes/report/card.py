@@ -4,8 +4,9 @@ import html
 import re
 
 from krepes.audit.findings import Findings
+from krepes.report.content import Page, findings_of, guarded, key_findings, landmark_table
 from krepes.report.findings import sentences
-from krepes.report.page import Page, findings_of, guarded, head, key_findings, landmark_table, warning
+from krepes.report.page import head, warning
 from krepes.report.words import number
 from krepes.stored import StoredRun
 

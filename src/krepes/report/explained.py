@@ -12,7 +12,7 @@ from krepes.report.words import cell
 from krepes.stored import DATA
 
 if TYPE_CHECKING:
-    from krepes.report.page import Page
+    from krepes.report.content import Page
 
 SHOWN = 5  # attracting and repelling landmarks per explained sample
 Cells = Callable[[str], dict[str, str] | None]
