@@ -45,7 +45,7 @@ def concept(live: Live, points: Points, positive: np.ndarray, negative: np.ndarr
 
 
 def counterfactual(live: Live, points: Points, removed: np.ndarray, asked: np.ndarray) -> dict[str, Any]:
-    """What moves when the step is solved again without some samples, and without as many random ones.
+    """What moves when the step is solved again without some samples, and without as many random others.
 
     The landmarks stay in the basis, so that both representations have the same coordinates.
 
@@ -55,32 +55,20 @@ def counterfactual(live: Live, points: Points, removed: np.ndarray, asked: np.nd
     Raises:
         ConfigError: too little remains.
     """
+    from krepes.audit.counterfactuals import removal
+
     with live.using() as auditor:
-        drawn = _some(np.arange(points.n), len(removed), auditor.settings.seed + 1)
-        shown = np.unique(np.concatenate([asked, _some(np.arange(points.n), SCORED, auditor.settings.seed)]))
-        one, other = (_moved(auditor, group, shown) for group in (removed, drawn))
-    place = {int(p): i for i, p in enumerate(shown)}
-    rows, random = (
-        one.samples.to_dict("records"),
-        dict(zip(one.summary["figure"], other.summary["difference"], strict=True)),
-    )
+        seed = auditor.settings.seed
+        chosen = _some(np.arange(points.n), SCORED, seed)
+        found = removal(auditor, removed, asked.tolist(), chosen, seed + 1)
+    rows = zip(asked.tolist(), found.shown.to_dict("records"), strict=True)
     return {
         "removed": len(removed), "landmarks_among_them": int(points.is_landmark[removed].sum()),
-        "samples": [{"position": int(p), "id": points.id(int(p)),
-                     **{k: float(rows[place[int(p)]][k]) for k in ("shift", "cosine", "neighbours")},
-                     "removed": bool(np.isin(p, removed))} for p in asked],
-        "summary": [{"figure": row["figure"], "estimate": row["difference"], "low": row["low"], "high": row["high"],
-                     "n": row["n"], "random": random[row["figure"]]} for row in one.summary.to_dict("records")],
+        "samples": [{"position": p, "id": points.id(p), **{k: float(row[k]) for k in ("shift", "cosine", "neighbours")},
+                     "removed": bool(np.isin(p, removed))} for p, row in rows],
+        "summary": [{"figure": figure, "estimate": mean.estimate, "low": mean.low, "high": mean.high, "n": mean.n,
+                     "random": random} for figure, mean, random in found.means],
     }  # fmt: skip
-
-
-def _moved(auditor: Any, removed: np.ndarray, shown: np.ndarray) -> Any:
-    from krepes.audit.movement import movement
-    from krepes.data.source import Subset
-
-    mask = np.zeros(len(auditor.source_), bool)
-    mask[removed] = True
-    return movement(auditor, auditor.counterfactual(mask, keep_landmarks=True), Subset(auditor.source_, shown))
 
 
 def _some(positions: np.ndarray, most: int, seed: int) -> np.ndarray:

@@ -1,14 +1,15 @@
 """The counterfactuals that a plan asks for: what moves when groups of training samples are removed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from krepes.audit.movement import Movement, movement
+from krepes.audit.movement import movement
 from krepes.audit.selection import positions
-from krepes.audit.statistics import FEWEST, bootstrap_mean
+from krepes.audit.statistics import FEWEST, Interval, bootstrap_mean
 from krepes.data.source import Subset
 from krepes.errors import ConfigError, is_whole
 
@@ -43,21 +44,59 @@ def counterfactual_table(
     rows: list[tuple] = []
     for place, (name, wanted) in enumerate(asked.items()):
         removed = removed_positions(auditor, wanted, name)
-        others = np.setdiff1d(np.arange(len(training)), removed)
-        drawn = np.random.default_rng((auditor.settings.seed, place)).permutation(others)[: len(removed)]
-        chosen, again = (moved(auditor, group, explained, points) for group in (removed, drawn))
-        for figure, column in (("shift", "shift"), ("neighbours that stay", "neighbours")):
-            values, random = (one.samples[column].to_numpy(float)[len(explained) :] for one in (chosen, again))
-            if len(values) >= FEWEST:
-                found = bootstrap_mean(values, auditor.settings.seed)
-                rows.append((name, len(removed), figure, found.estimate, found.low, found.high, found.n,
-                             float(random.mean())))  # fmt: skip
+        found = removal(auditor, removed, explained, points[:POINTS], (auditor.settings.seed, place))
+        for figure, mean, random in found.means:
+            rows.append((name, len(removed), figure, mean.estimate, mean.low, mean.high, mean.n, random))
         gone = {training.ids[i] for i in removed}
-        for i, sample in enumerate(auditor.source_.ids[p] for p in explained):  # they come first
-            shift, random = (float(one.samples["shift"].iloc[i]) for one in (chosen, again))
+        shifts = zip(*(table["shift"] for table in (found.shown, found.random)), strict=True)
+        for sample, (shift, random) in zip((auditor.source_.ids[p] for p in explained), shifts, strict=True):
             words = f"sample {sample} (removed)" if sample in gone else f"sample {sample}"
             rows.append((name, len(removed), words, shift, np.nan, np.nan, 1, random))
     return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What moves without a group of training samples, beside one random draw of as many others.
+
+    Attributes:
+        shown, random: the samples that were asked for, without the group and without the draw: sample, shift, cosine,
+            neighbours, as of `movement`.
+        means: figure ("shift", "neighbours that stay"), its mean over the test points with its 95 % interval, and the
+            mean without the draw. None with fewer than twenty test points.
+    """
+
+    shown: pd.DataFrame
+    random: pd.DataFrame
+    means: tuple[tuple[str, Interval, float], ...]
+
+
+def removal(auditor: "Auditor", removed: np.ndarray, shown: Sequence[int], points: np.ndarray, seed: Any) -> Removal:
+    """The step without some training samples; the landmarks stay in the basis.
+
+    Args:
+        removed: positions among the training samples.
+        shown: positions of the samples that are told one by one.
+        points: positions of test points for the means.
+        seed: of the random draw.
+
+    Raises:
+        ConfigError: too little remains.
+    """
+    n, k = len(auditor._trained_on(None, None)[0]), len(shown)
+    drawn = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(n), removed))[: len(removed)]
+    x = Subset(auditor.source_, np.array([*shown, *points.tolist()], int))
+    tables = []
+    for group in (removed, drawn):
+        mask = np.zeros(n, bool)
+        mask[group] = True
+        tables.append(movement(auditor, auditor.counterfactual(mask, keep_landmarks=True), x).samples)
+    means = []
+    for figure, column in (("shift", "shift"), ("neighbours that stay", "neighbours")):
+        values, random = (table[column].to_numpy(float)[k:] for table in tables)
+        if len(values) >= FEWEST:
+            means.append((figure, bootstrap_mean(values, auditor.settings.seed), float(random.mean())))
+    return Removal(tables[0].head(k), tables[1].head(k), tuple(means))
 
 
 def removed_positions(auditor: "Auditor", wanted: Any, name: str) -> np.ndarray:
@@ -75,12 +114,3 @@ def removed_positions(auditor: "Auditor", wanted: Any, name: str) -> np.ndarray:
         raise ConfigError(f"{what} asks for the {wanted} strongest landmarks; expected 1 to {m}")
     strongest = auditor.dA_.norm(dim=1).argsort(descending=True)[:wanted].tolist()
     return positions(training, [auditor.landmark_ids_[i] for i in strongest], what)
-
-
-def moved(auditor: "Auditor", removed: np.ndarray, explained: Sequence[int], points: np.ndarray) -> Movement:
-    """What moves without these training samples: the explained samples first, then the test points."""
-    mask = np.zeros(len(auditor._trained_on(None, None)[0]), bool)
-    mask[removed] = True
-    after = auditor.counterfactual(mask, keep_landmarks=True)
-    shown = np.array([*explained, *points[:POINTS].tolist()], int)
-    return movement(auditor, after, Subset(auditor.source_, shown))
