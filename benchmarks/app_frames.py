@@ -4,7 +4,8 @@
 
 The mouse drags the map and its wheel zooms in and out; the page's own clock tells how long each frame took. Server,
 browser and this script share the machine's cores: the page at rest and the map without landmarks are told beside it.
-Figures go to results/app_frames.json. Needs playwright and Chromium (KREPES_CHROMIUM names another one).
+At the end the wheel turns once more while the browser notes what its threads do. Figures go to
+results/app_frames.json. Needs playwright and Chromium (KREPES_CHROMIUM names another one).
 """
 
 import argparse
@@ -22,9 +23,16 @@ from typing import Any
 import numpy as np
 from app import App, write_run
 from measure import check, machine_facts, table, write_result
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 LONG = 50.0  # milliseconds: a frame that is seen to hang
+THREADS = {  # of Chromium, their tasks, and what these are
+    "VizCompositorThread": {"RunTask": "compositor thread, all",
+                            "SoftwareRenderer::DoDrawQuad": "compositor: drawing tiles"},
+    "CrRendererMain": {"RunTask": "page's thread, all", "FunctionCall": "page: its script",
+                       "UpdateLayoutTree": "page: styles", "Commit": "page: handing over to the compositor"},
+}  # fmt: skip
+CATEGORIES = ["devtools.timeline", "disabled-by-default-devtools.timeline", "toplevel", "cc", "viz", "blink", "v8"]
 RECORD = """() => {
     window.frames_ = []; let last = null, going = true;
     const next = (now) => {
@@ -56,8 +64,10 @@ def main() -> None:
             page.goto(f"http://{app._host}/?token={app._cookie.partition('=')[2]}")
             settled(page)
             frames = {name: distribution(found) for name, found in moved(page, seconds).items()}
+            threads = traced(browser, page, seconds, Path(place) / "trace.json")
             browser.close()
-    result = {"figures": {"points": n, "seconds": seconds, "frames": frames}, "tables": [as_table(n, frames)],
+    result = {"figures": {"points": n, "seconds": seconds, "frames": frames, "threads": threads},
+              "tables": [as_table(n, frames), of_threads(threads)],
               "checks": checks(frames)}  # fmt: skip
     print(json.dumps(facts | result["figures"], indent=1))
     print(write_result("app_frames", asked.quick, result, facts))
@@ -87,8 +97,7 @@ def moved(page: Page, seconds: float) -> dict[str, list[float]]:
         page.mouse.move(x + 250 * math.sin(2.1 * at), y + 150 * math.sin(3.3 * at))
 
     def wheel(at: float) -> None:
-        page.mouse.wheel(0, -60 if at % 4 < 2 else 60)
-        page.wait_for_timeout(30)
+        turn(page, at)
 
     def zoomed() -> None:
         page.mouse.move(x, y)
@@ -111,6 +120,42 @@ def moved(page: Page, seconds: float) -> dict[str, list[float]]:
     page.mouse.move(x, y)
     found["zoom without landmarks"] = recorded(page, seconds, wheel)
     return found
+
+
+def turn(page: Page, at: float) -> None:
+    """The wheel in for two seconds and out for two."""
+    page.mouse.wheel(0, -60 if at % 4 < 2 else 60)
+    page.wait_for_timeout(30)
+
+
+def traced(browser: Browser, page: Page, seconds: float, path: Path) -> list[dict[str, Any]]:
+    """What the browser's threads do while the wheel zooms: share of the time at work, and their longest task."""
+    page.click("#whole")
+    settled(page)
+    page.locator("#map").hover()
+    browser.start_tracing(page=page, path=path, categories=CATEGORIES)
+    begun = time.perf_counter()
+    recorded(page, seconds, lambda at: turn(page, at))
+    passed = time.perf_counter() - begun
+    browser.stop_tracing()
+    events = json.loads(path.read_bytes())["traceEvents"]
+    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("name") == "thread_name"}
+    tasks = [(names.get((e["pid"], e["tid"]), "?"), e["name"], e["dur"] / 1000) for e in events if e.get("ph") == "X"]
+    found = []
+    for thread, parts in THREADS.items():
+        for part in parts:
+            times = [ms for name, what, ms in tasks if name == thread and what == part]
+            found.append({"thread": thread, "task": part, "share": sum(times) / 1000 / passed, "n": len(times),
+                          "max_ms": max(times, default=0.0)})  # fmt: skip
+    return found
+
+
+def of_threads(threads: list[dict[str, Any]]) -> dict[str, Any]:
+    """For docs/benchmarks.md."""
+    rows = [(THREADS[t["thread"]][t["task"]], f"{100 * t['share']:.0f} %", t["n"], f"{t['max_ms']:.1f}")
+            for t in threads]  # fmt: skip
+    note = "A wall-clock trace while the wheel zooms; tracing itself slows the page."
+    return table("What the browser does meanwhile", ("task", "of the time", "n", "longest ms"), rows, note)
 
 
 def dragged(page: Page, seconds: float, drag: Callable[[float], Any], x: float, y: float) -> list[float]:

@@ -1,7 +1,7 @@
 """`krepes audit` end to end on the Adult table enlarged to a million rows: seconds per stage, peak memory, exponents.
 
     python benchmarks/scale.py --data FOLDER [--quick] [--sizes 10000,30000,…] [--landmarks 1000,sqrt]
-                               [--format csv|parquet] [--repeats 1] [--fresh]
+                               [--format csv|parquet] [--repeats 1] [--keep FOLDER] [--fresh]
 
 FOLDER holds adult/adult.data (see examples/adult/README.md; KREPES_DATA does as well). Rows are drawn from it with
 replacement; age, fnlwgt, hours-per-week and the capital columns get normal noise of 5 % of their standard deviation,
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--landmarks", help="numbers, or sqrt for ⌈√n⌉ (default 1000,sqrt)")
     parser.add_argument("--format", choices=("csv", "parquet"), default="csv")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave table, checkpoint and last run folder there")
     parser.add_argument("--fresh", action="store_true", help="forget the finished runs")
     args = parser.parse_args()
     if args.data is None:
@@ -63,7 +64,8 @@ def main() -> None:
     runs = unfinished(kept)
     done = {(r["n"], r["rule"], r["format"], r["repeat"]) for r in runs}
     with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
+        work = args.keep or Path(name)
+        work.mkdir(parents=True, exist_ok=True)
         source = read_adult(Path(args.data))
         checkpoint = train(Path(args.data), work, args.quick)
         # repeats outermost: a disturbance of the machine then hits every size alike

@@ -1,0 +1,1 @@
+"""The paper's tables on real data: one command each, `python -m paper NAME` in the folder benchmarks."""

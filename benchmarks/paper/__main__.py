@@ -1,0 +1,56 @@
+"""The paper's table of one data set: encoders trained with five objectives, audited, compared.
+
+    cd benchmarks && OMP_NUM_THREADS=1 python -m paper adult [--seeds 0,1,2] [--objectives …] [--work FOLDER] [--quick]
+
+Every finished encoder is kept in results/paper-NAME.json, so that a stopped measurement goes on; --fresh forgets them.
+docs/results.md is written from these files by `python -m paper.results`.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import measure
+import torch
+
+from paper.cases import CASES, OBJECTIVES, load
+from paper.measured import measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", choices=CASES)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--objectives", default=",".join(OBJECTIVES))
+    parser.add_argument("--data", type=Path, help="folder of the data sets; default KREPES_DATA or a download")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "krepes-paper")
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="1,000 samples, one epoch, one seed")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    facts, name, work = measure.machine_facts(), f"paper-{args.case}", args.work / ("quick" if args.quick else "full")
+    work.mkdir(parents=True, exist_ok=True)
+    case = load(args.case, args.data)
+    case = case.quick() if args.quick else case
+    kept = None if args.fresh else measure.read_result(name, args.quick)
+    runs: dict[str, Any] = dict(kept["runs"]) if kept else {}
+    seeds = [0] if args.quick else [int(s) for s in args.seeds.split(",")]
+    for seed in seeds:
+        for objective in args.objectives.split(","):
+            if (key := f"{objective}-{seed}") in runs:
+                continue
+            started = time.perf_counter()
+            runs[key] = {"code": measure.code_fingerprint(), "command": measure.command_line(),
+                         **measured(case, objective, seed, work)}  # fmt: skip
+            print(f"{args.case}, {key}: {time.perf_counter() - started:.0f} s", flush=True)
+            content = {"title": case.title, "note": case.note, "views": repr(case.views), "kernel": repr(case.kernel),
+                       "landmarks": case.landmarks, "training": case.settings.model_dump(),
+                       "training samples": len(case.training), "test samples": len(case.test), "runs": runs,
+                       "tables": [], "checks": []}  # fmt: skip
+            measure.write_result(name, args.quick, content, facts)
+
+
+if __name__ == "__main__":
+    main()

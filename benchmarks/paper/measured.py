@@ -1,0 +1,96 @@
+"""One encoder: train it, audit it, and every figure of the paper's tables that its labels allow."""
+
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from krepes import Auditor, Newton
+from krepes.data.source import Source
+from krepes.data.stream import blocks, read
+from krepes.pretrain import train
+from paper import baselines
+from paper.cases import OBJECTIVES, Case
+
+KEPT = Path(__file__).parents[1] / "checkpoints"
+LARGEST = 5 * 10**6  # bytes of a checkpoint that is kept
+BASELINE_TESTS = 1000
+
+
+def encoder(case: Case, objective: str, seed: int, work: Path) -> tuple[nn.Module, float | None]:
+    """The trained network in eval mode, and the seconds of its training, None if it was there."""
+    torch.manual_seed(seed)
+    network, name = case.network(), f"{case.name}-{objective}-{seed}.safetensors"
+    path = next((p for p in (KEPT / name, work / name) if p.is_file()), None)
+    if path is not None:
+        network.load_state_dict(load_file(path))
+        return network.eval(), None
+    started = time.perf_counter()
+    network = train(network, case.training, case.views, OBJECTIVES[objective], case.settings, seed).network
+    save_file(network.state_dict(), work / name)
+    return network, time.perf_counter() - started
+
+
+def measured(case: Case, objective: str, seed: int, work: Path) -> dict[str, Any]:
+    """The figures of one encoder, with 95 % intervals over test samples where there are some."""
+    network, trained = encoder(case, objective, seed, work)
+    auditor = Auditor(network, OBJECTIVES[objective], case.kernel, case.landmarks, Newton(damping="auto"), seed=seed)
+    started = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        auditor.fit(case.training, case.views)
+        fitted = time.perf_counter() - started
+        of_landmarks = case.labels[np.asarray(auditor.fit_.indices)]
+        table = auditor.evaluate(case.test, case.test_labels, of_landmarks)
+    figures = {
+        row.figure: {"value": row.value, "low": row.low, "high": row.high, "n": row.n, "note": row.note}
+        for row in table.itertuples()
+    }
+    outcome = auditor.outcome_
+    found = {
+        "objective": objective, "seed": seed, "figures": figures,
+        "precision@1 of others": others(auditor, network, case, of_landmarks),
+        "spectral entropy": auditor.spectral_entropy_, "rank": auditor.fit_.nystrom.rank,
+        "relative damping": outcome.relative_damping, "gain ratio": outcome.gain_ratio,
+        "step length": outcome.step_length, "status": outcome.status.name,
+        "training seconds": trained, "audit seconds": fitted, "warnings": sorted({str(w.message) for w in caught}),
+    }  # fmt: skip
+    if case.groups is not None:
+        found["anchoring"] = anchoring(auditor, case)
+    return found
+
+
+def others(auditor: Auditor, network: nn.Module, case: Case, of_landmarks: np.ndarray) -> dict[str, float]:
+    """Precision@1 of methods that are not krepes', on the first test samples."""
+    few = range(min(BASELINE_TESTS, len(case.test)))
+    x, corpus, y = read(case.test, few), auditor.fit_.rows.landmarks.cpu(), case.test_labels[: len(few)]
+    with torch.no_grad():
+        z, z_corpus = network(x), network(corpus)
+    scores = {"SimplEx": baselines.simplex(z, z_corpus), "DkNN": baselines.deep_neighbours(network, x, corpus)}
+    with tempfile.TemporaryDirectory() as folder:
+        found = baselines.trak(network, x, corpus, folder)
+    if found is not None:
+        scores |= {"TRAK": found, "|TRAK|": found.abs()}
+    return {name: float((of_landmarks[s.argmax(1).numpy()] == y).mean()) for name, s in scores.items()}
+
+
+def anchoring(auditor: Auditor, case: Case) -> dict[str, Any]:
+    """Shares of the groups among the ten most influential landmarks of a group's test samples, and among all."""
+    assert case.groups is not None
+    groups, of_tests, names = case.groups
+    of_landmarks = groups[np.asarray(auditor.fit_.indices)]
+    share = lambda g: np.bincount(g, minlength=len(names)) / len(g)  # noqa: E731
+    top = influences(auditor, case.test).argsort(1)[:, -10:]
+    rows = {names[g]: share(of_landmarks[top[of_tests == g]].ravel()).round(4).tolist() for g in range(len(names))}
+    return {"groups": list(names), "landmarks": share(of_landmarks).round(4).tolist(), "anchors": rows}
+
+
+def influences(auditor: Auditor, test: Source) -> np.ndarray:
+    """Sample influence (t, m)."""
+    return np.concatenate([auditor.influence(read(test, b)).cpu().numpy() for b in blocks(range(len(test)), 512)])
