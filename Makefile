@@ -24,9 +24,11 @@ lint: .venv/ready-dev
 	touch $@
 
 # lightly is the oracle of the losses' values; without its dependencies, of which torchvision needs another torch
+# torchvision and timm stand aside, on no test's path but one's: on a CPU torch theirs cannot be imported as it is
 .venv/ready-dev: .venv/ready
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps lightly
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps --upgrade --target .venv/vision torchvision timm
 	touch $@
 
 clean:

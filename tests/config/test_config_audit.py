@@ -4,7 +4,7 @@ import pytest
 
 from krepes.config import Config, ViewsConfig, read_config, with_recipe
 from krepes.encoders import Recipe
-from krepes.errors import ConfigError
+from krepes.errors import ConfigError, KrepesWarning
 from krepes.pretrain import read_pretrain_config
 
 MOMENTS = {"mean": [0.5] * 3, "std": [0.2] * 3}
@@ -69,7 +69,8 @@ def test_an_import_path_in_a_recipes_views_is_refused(views, tmp_path):
 
 def test_an_import_path_in_the_users_own_views_is_taken(tmp_path):
     own = ViewsConfig.model_validate({"name": "my.views:Mine"})
-    found = with_recipe(settings(tmp_path, views=HOSTILE).model_copy(update={"views": own}), tmp_path)
+    with pytest.warns(KrepesWarning, match="trained with .*os:system"):
+        found = with_recipe(settings(tmp_path, views=HOSTILE).model_copy(update={"views": own}), tmp_path)
     assert found.views is not None
     assert found.views.name == "my.views:Mine"
 

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from krepes.cli import app
 from krepes.config import Config, with_recipe
 from krepes.encoders import Recipe
-from krepes.errors import ConfigError
+from krepes.errors import ConfigError, KrepesWarning
 from tests.encoders.small import prefixed, projector, resnet, save
 
 OBJECTIVE = {"name": "simclr", "temperature": 0.3}
@@ -72,7 +72,9 @@ def test_what_is_not_decoded_is_not_prepared(data, recipe, tmp_path):
 
 def test_the_configurations_own_settings_win(recipe, tmp_path):
     own = {"objective": {"name": "vicreg"}, "views": {"name": "gaussian", "std": 0.5}}
-    found = with_recipe(settings({**IMAGES, "preprocess": {"exif": True}}, **own), tmp_path)
+    with pytest.warns(KrepesWarning) as said:
+        found = with_recipe(settings({**IMAGES, "preprocess": {"exif": True}}, **own), tmp_path)
+    assert [str(w.message).split()[0] for w in said] == ["objective", "views"]
     assert found.objective == {"name": "vicreg"}
     assert found.views is not None
     assert found.views.model_dump()["std"] == 0.5

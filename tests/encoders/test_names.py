@@ -101,16 +101,19 @@ def libraries(monkeypatch):
     """Stand-ins of torchvision and timm that record how they are called."""
     calls: dict[str, dict] = {}
 
-    def get_model(name, weights="default", **args):
-        calls["torchvision"] = {"name": name, "weights": weights, **args}
-        return nn.Linear(2, 2)
+    def get_model_builder(name):
+        def builder(*, weights="default", weights_backbone="default", **args):
+            calls["torchvision"] = {"name": name, "weights": weights, "weights_backbone": weights_backbone, **args}
+            return nn.Linear(2, 2)
+
+        return builder
 
     def create_model(model_name, pretrained=True, **args):
         calls["timm"] = {"name": model_name, "pretrained": pretrained, **args}
         return nn.Linear(2, 2)
 
     vision, models, timm = (types.ModuleType(n) for n in ("torchvision", "torchvision.models", "timm"))
-    models.get_model, timm.create_model, vision.models = get_model, create_model, models
+    models.get_model_builder, timm.create_model, vision.models = get_model_builder, create_model, models
     for module in (vision, models, timm):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return calls
@@ -118,7 +121,8 @@ def libraries(monkeypatch):
 
 def test_torchvision_is_asked_without_its_weights(libraries):
     made("torchvision:resnet50", zero_init_residual=True)
-    assert libraries["torchvision"] == {"name": "resnet50", "weights": None, "zero_init_residual": True}
+    said = {"weights": None, "weights_backbone": None, "zero_init_residual": True}
+    assert libraries["torchvision"] == {"name": "resnet50", **said}
 
 
 def test_timm_is_asked_without_its_weights(libraries):

@@ -1,5 +1,6 @@
 """The whole configuration file, and the auditor and plan that it stands for."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from krepes.encoders.presets import completed
 from krepes.encoders.recipe import Preprocess, Recipe
 from krepes.encoders.settling import told_beside
 from krepes.engine import Engine
-from krepes.errors import ConfigError
+from krepes.errors import ConfigError, KrepesWarning
 from krepes.kernel.ntk import NTK
 from krepes.landmarks import KMeansPlusPlus, LeverageScores, RPCholesky, Uniform
 from krepes.progress import Progress
@@ -131,6 +132,7 @@ def with_recipe(config: Config, folder: Path) -> Config:
         if preprocess is not config.data.preprocess:
             data = config.data.model_copy(update={"preprocess": preprocess})
             config = config.model_copy(update={"data": data})
+        warn_of_another_training(config, told, place)
         missing = {k: v for k, v in told.items() if getattr(config, k) is None}
         if "views" in missing:
             refuse_import_paths(missing["views"], place)
@@ -144,6 +146,35 @@ def with_recipe(config: Config, folder: Path) -> Config:
         if getattr(config, name) is None:
             raise ConfigError(f"{name} is missing, such as {example}; neither the configuration nor a recipe says it")
     return config
+
+
+def warn_of_another_training(config: Config, told: dict[str, Any], place: Path) -> None:
+    """Warn where the configuration states an objective or views with other constants than the recipe states.
+
+    Args:
+        told: what the recipe says; its constants are filled in.
+        place: of the recipe, for the message.
+    """
+    own = {"objective": config.objective, "views": config.views}
+    for name, read in (("objective", constants_of), ("views", ViewsConfig.model_validate)):
+        found, stated = own[name], told.get(name)
+        if found is None or stated is None:
+            continue
+        try:
+            same = read(found) == read(stated)
+        except (TypeError, ValueError, ConfigError):  # who builds it names what is wrong with it
+            continue
+        if not same:
+            shown = found if isinstance(found, dict) else found.model_dump()
+            warnings.warn(
+                f"{name} is {shown} in the configuration, which is audited; {place} says that the encoder was trained "
+                f"with {stated}", KrepesWarning, stacklevel=3,
+            )  # fmt: skip
+
+
+def constants_of(objective: dict[str, Any]) -> Any:
+    """The objective with all its constants, to compare."""
+    return objectives.by_name(**objective)
 
 
 def recipe_preprocess(config: EncoderConfig, folder: Path) -> Preprocess | None:

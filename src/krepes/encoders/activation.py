@@ -34,7 +34,7 @@ def fingerprint(module: nn.Module, shape: Input, seed: int = 0) -> Fingerprint:
     batch = seeded_input(shape, seed)
     try:
         out = module(batch)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:  # timm's networks assert
         raise EncoderError(
             f"the encoder cannot process a batch of shape {tuple(batch.shape)} ({batch.dtype}): {error}. Say the shape "
             "of a sample in the recipe's input (or preprocess.size)."

@@ -1,11 +1,12 @@
 """Converting a checkpoint to safetensors and a recipe that stand alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
+from krepes.encoders.activation import fingerprint
 from krepes.encoders.building import Loaded, build
 from krepes.encoders.recipe import Architecture, Recipe
 from krepes.encoders.transformers_models import PixelEncoder, TokenEncoder
@@ -50,7 +51,7 @@ def convert(
         trust_code: see `build`; the converted recipe needs it too.
 
     Raises:
-        EncoderError: the original does not fit, or the shape of a sample cannot be told.
+        EncoderError: the original does not fit, the shape of a sample cannot be told, or is not what the encoder takes.
         RunFolderError: the folder holds a conversion already, or cannot be written.
     """
     output = Path(output)
@@ -59,11 +60,13 @@ def convert(
         raise RunFolderError(f"{output} holds {' and '.join(there)} already. Choose another folder, or --overwrite it.")
     refuse_overwriting_the_source(recipe, Path(folder), output / WEIGHTS)
     loaded = build(recipe, folder, allow_pickle, trust_code=trust_code)
-    if loaded.fingerprint is None or loaded.input is None:
+    if loaded.input is None:
         raise EncoderError(
             "the shape of a sample cannot be told, so no outputs can be recorded; give the recipe an input: "
             "{shape: […]}"
         )
+    if loaded.fingerprint is None:  # `build` has only warned of what is an error here
+        loaded = replace(loaded, fingerprint=fingerprint(loaded.module, loaded.input))
     tensors = {n: t.detach().clone().contiguous() for n, t in loaded.module.state_dict().items()}
     write_atomically(output / WEIGHTS, lambda p: save_file(tensors, p, {"format": "pt"}))
     alone = standing_alone(loaded, output / WEIGHTS)

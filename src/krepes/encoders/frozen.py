@@ -82,7 +82,7 @@ class FrozenEncoder:
         """
         try:
             out = self(batch)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:  # vision transformers assert the images' size
             raise EncoderError(
                 f"the encoder cannot process a batch of shape {tuple(batch.shape)} ({batch.dtype}): {error}"
             ) from error

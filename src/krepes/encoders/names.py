@@ -1,6 +1,7 @@
 """Networks by name: built in, of an installed library, or at an import path."""
 
 import importlib
+import inspect
 import re
 from collections.abc import Callable
 from functools import partial
@@ -77,8 +78,15 @@ def of_library(library: str, name: str, args: dict[str, Any]) -> nn.Module:
         raise ConfigError(f"arch.args.{named[0]} would name another network than arch {library}:{name}; take it out")
     module = extra(library, "vision", "torchvision.models" if library == "torchvision" else "timm")
     if library == "torchvision":
-        return called(module.get_model, f"torchvision:{name}", {**args, "name": name, "weights": None})
-    return called(module.create_model, f"timm:{name}", {**args, "model_name": name, "pretrained": False})
+        return called(partial(of_torchvision, module, name), f"torchvision:{name}", args)
+    return called(partial(module.create_model, name, pretrained=False), f"timm:{name}", args)
+
+
+def of_torchvision(models: Any, name: str, **args: Any) -> nn.Module:
+    """One of torchvision's; all weights are turned off: those of a detector's backbone are downloaded by default."""
+    builder = models.get_model_builder(name)
+    weights = [k for k in inspect.signature(builder).parameters if k.startswith("weights")]
+    return builder(**args, **dict.fromkeys(weights))
 
 
 def extra(library: str, extra_name: str, module: str | None = None) -> Any:

@@ -47,6 +47,7 @@ class Preset:
         arch: the network, where there is only one.
         stem_padding: of its 3 × 3 stems.
         remarks: what its users need to know.
+        losses: the same of an objective, where that trained the encoder or none is named.
     """
 
     source: str
@@ -60,6 +61,7 @@ class Preset:
     arch: dict[str, Any] | None = None
     stem_padding: int | None = None
     remarks: tuple[str, ...] = ()
+    losses: dict[str, str] = field(default_factory=dict)
 
 
 PRESETS: dict[str, Preset] = {
@@ -79,7 +81,11 @@ PRESETS: dict[str, Preset] = {
         IMAGENET,
         branch="student",
         stem_padding=1,
-        remarks=("lightly's ImageNet benchmark trains SimCLR with temperature 0.1, its NTXentLoss defaults to 0.5",),
+        losses={
+            "simclr": "lightly's ImageNet benchmark trains SimCLR with temperature 0.1, its NTXentLoss defaults to 0.5",
+            "byol": "its BYOL loss is −cos, in its benchmark twice that, summed over both directions: krepes' 2 − "
+            "2cos, the mean of both, up to a constant and a factor",
+        },
     ),
     "solo-learn": Preset(
         "solo-learn (its args.json beside the file states the rest)",
@@ -100,6 +106,7 @@ PRESETS: dict[str, Preset] = {
         IMAGENET,
         branch="student",
         stem_padding=2,
+        losses={"byol": "its BYOL loss is the sum of both directions: twice krepes' mean"},
     ),
     "stable-pretraining": Preset(
         "stable-pretraining (Lightning checkpoint, or its exported folder of safetensors)",
@@ -116,7 +123,10 @@ PRESETS: dict[str, Preset] = {
         },
         IMAGENET,
         branch="teacher",
-        remarks=("its Barlow Twins divides by the unbiased deviation: 4.5 % above krepes' value at 256 samples",),
+        losses={
+            "barlow_twins": "its Barlow Twins divides by the unbiased deviation: 4.5 % above krepes' value at 256 "
+            "samples",
+        },
     ),
     "barlowtwins-fair": Preset(
         "facebookresearch/barlowtwins, checkpoint.pth (the hub's resnet50.pth is a bare backbone)",
@@ -253,7 +263,10 @@ def completed(recipe: Recipe, layout: Layout | None = None) -> Recipe:
     if given.get("preprocess") is not None:
         merged["preprocess"] = prepared(chosen.preprocess or {}, given["preprocess"])
     merged["allow"] = [*dict.fromkeys([*chosen.allow, *recipe.allow])]
-    merged["remarks"] = [*dict.fromkeys([*chosen.remarks, *recipe.remarks])]
+    losses = [
+        text for name, text in chosen.losses.items() if recipe.objective is None or name == recipe.objective["name"]
+    ]
+    merged["remarks"] = [*dict.fromkeys([*chosen.remarks, *losses, *recipe.remarks])]
     if recipe.objective is not None and chosen.objectives:
         merged["objective"] = with_constants(recipe.objective, chosen, recipe.preset)
     return Recipe.model_validate(merged)

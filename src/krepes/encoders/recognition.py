@@ -53,8 +53,12 @@ def recognised(
         args["in_channels"] = int(channels)
     if "fc.weight" in named and allowed_by(f"{prefix}fc.weight", allow) is None:
         args["n_out"] = int(named["fc.weight"].shape[0])
+    last = (
+        f", with its last layer fc of {args['n_out']} outputs: the projector (then head_prefix: {prefix}fc.) or a "
+        f"classifier (then allow: ['{prefix}fc.*'])?" if "n_out" in args else ""
+    )  # fmt: skip
     stem = f", 3 × 3 stem with padding {stem_padding} and no max pooling after it (an assumption)" if side == 3 else ""
-    return {"name": f"krepes:{kind}", "args": args}, f"{kind} by its names and shapes{stem}"
+    return {"name": f"krepes:{kind}", "args": args}, f"{kind} by its names and shapes{last}{stem}"
 
 
 def by_name(part: State) -> State:

@@ -65,8 +65,10 @@ def recipe_fields(args: dict[str, Any]) -> dict[str, Any]:
         stem = {"stem": "cifar", "stem_padding": 2} if cifar else {}
         fields["arch"] = {"name": f"krepes:ResNet{number[1]}", "args": stem}
     elif name:
-        fields["arch"] = {"name": f"timm:{name}", "args": {"num_classes": 0, **kwargs}}
-        fields["remarks"].append(f"args.json names the backbone {name}, taken from timm without a classifier")
+        transformer = re.fullmatch(r"vit_(tiny|small|base|large)", str(name))  # solo-learn's own names of timm's
+        timms = f"{name}_patch16_224" if transformer else name
+        fields["arch"] = {"name": f"timm:{timms}", "args": {"num_classes": 0, **kwargs}}
+        fields["remarks"].append(f"args.json names the backbone {name}, taken as timm's {timms} without a classifier")
     objective = objective_of(args)
     if objective is not None:
         fields["objective"] = objective
