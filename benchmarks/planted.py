@@ -495,7 +495,9 @@ def removal(case: Case, auditor: Auditor, target: str, draws: int, seed: int) ->
 
     invariant = target == "invariance"
     scores = (
-        auditor.attribute(batch, target=cosine_to_views, draws=1) if invariant else auditor.attribute(x, own, draws=1)
+        auditor.attribute(batch, target=cosine_to_views, draws=1, at="step")
+        if invariant
+        else auditor.attribute(x, own, draws=1, at="step")
     )
     size, generator = N // 20, np.random.default_rng(seed)
     groups = [*scores.topk(size, 1).indices.numpy(), *(generator.permutation(N)[:size] for _ in range(draws))]

@@ -111,7 +111,9 @@ def test_unconverged_attributions_warn():
         pytest.warns(KrepesWarning, match="adjoint solves did not converge"),
         pytest.warns(KrepesWarning, match="step itself did not converge"),
     ):
-        auditor.attribute(X[:2], [1.0, 0, 0, 0])
+        auditor.attribute(X[:2], [1.0, 0, 0, 0], at="step")
+    with pytest.warns(KrepesWarning, match="adjoint solves did not converge"):
+        auditor.attribute(X[:2], damping=1e-9)
 
 
 def test_a_run_of_other_settings_is_not_overwritten(tmp_path):

@@ -325,6 +325,8 @@ class Auditor:
         direction: Tensor | Sequence[float] | None = None,
         target: str | Callable[[Tensor], Tensor] | None = None,
         *,
+        at: str = "encoder",
+        damping: float | None = None,
         draws: int | None = None,
         source: Any = None,
         views: Views | None = None,
@@ -332,18 +334,25 @@ class Auditor:
         """Influence of every training sample on what the representation makes of x.
 
         The derivative of a number T by the weight of each training sample in the objective: positive, the sample
-        raises T; counting it twice adds about its score, removing it subtracts as much. Exact for the one-step
-        solution, with the landmarks and λ held fixed. All queries share one block of solves and one pass over the
-        training samples' views.
+        raises T; counting it twice adds about its score, removing it subtracts as much. All queries share one block of
+        solves and one pass over the training samples' views.
+
+        It is taken where training has ended: f is the encoder's own output, less its mean, as the kernel's features
+        give it by least squares, and a weight moves it by the implicit function theorem (an influence function with
+        the Gauss–Newton curvature of the objective). `at="step"` takes the audit's step instead, for which the scores
+        are exact with landmarks and λ held fixed, and which `counterfactual` solves again. Which of them predicts real
+        retraining is measured in docs/defaults.md.
 
         One draw of a sample's views decides most of its derivative, and says little of the sample: scores are the mean
-        over several draws, the step held. `draws=1` is the derivative at the very views that the fit saw.
+        over several draws, the curvature held. `draws=1` is the derivative at the very views that the fit saw.
 
         Args:
             x: samples (t, ...), anything that `fit` takes.
-            direction: (h,) or (t, h): T = ⟨f(x_t), direction⟩.
+            direction: of f, (d,) or (t, d), at the step (h,) or (t, h): T = ⟨f(x_t), direction⟩.
             target: "invariance" (the default): the mean cosine between f(x_t) and f of eight of its views; or a
-                differentiable function of f (t, h), float64, that returns one number or (Q,).
+                differentiable function of f (t, d), at the step (t, h), float64, that returns one number or (Q,).
+            at: "encoder" or "step".
+            damping: at the encoder, λ relative to the mean curvature; default 0.1. The step has its own.
             draws: of views that each training sample is weighed with; default 8, and 1 for two fixed tensors of views.
             source, views: the training samples and views, for an auditor that was loaded from a folder.
 
@@ -352,9 +361,9 @@ class Auditor:
 
         Raises:
             ConfigError: both direction and target are given, one of them is of another shape, not finite, not real or
-                not computed from f, the scores leave the encoder's type, or the auditor took no step, or several.
+                not computed from f, the scores leave the type, or at the step the auditor took none, or several.
         """
-        return self._attributed(x, direction, target, source, views, draws=draws)[0]
+        return self._attributed(x, direction, target, source, views, draws=draws, at=at, damping=damping)[0]
 
     def _attributed(
         self,
@@ -365,14 +374,16 @@ class Auditor:
         views: Views | None = None,
         among: Any = None,
         draws: int | None = None,
+        at: str = "encoder",
+        damping: float | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """`attribute`, of the training samples at the positions `among` (k,) if given: (t, k), and standard errors."""
         if direction is not None and target is not None:
             raise ConfigError("direction and target are two ways to ask; give one of them")
         fitted = self.fit_
         source, views = self._trained_on(source, views)
-        phi = fitted.nystrom.features(self._scores(x)[0])
-        B = fitted.nystrom.B0 + fitted.step.dB
+        place = self._place(at, damping, source)
+        phi, B = fitted.nystrom.features(self._scores(x)[0]), place.end
         if direction is not None:
             gradients = phi[:, :, None] * targets.as_direction(direction, len(phi), B)[:, None]
         elif callable(target):
@@ -387,7 +398,22 @@ class Auditor:
             raise ConfigError(f"draws={draws!r}; expected a positive whole number")
         if draws > 1 and not redrawable:
             raise ConfigError(f"draws={draws} of views, but this auditor was fitted on two fixed tensors of them")
-        return attribution.attribute(fitted, self.settings, source, views, gradients, self.progress, among, draws)
+        return attribution.attribute(
+            fitted, self.settings, place, source, views, gradients, self.progress, among, draws
+        )
+
+    def _place(self, at: str, damping: float | None, source: Source) -> attribution.Place:
+        """Where attributions are taken."""
+        if at == "step":
+            if damping is not None:
+                raise ConfigError('at="step" follows the step\'s own λ; leave damping out, or ask at="encoder"')
+            return attribution.at_step(self.fit_, self.settings)
+        if at != "encoder":
+            raise ConfigError(f"at={at!r}; expected 'encoder' or 'step'")
+        damping = attribution.DAMPING if damping is None else damping
+        if isinstance(damping, bool) or not (isinstance(damping, int | float) and 0 < damping < float("inf")):
+            raise ConfigError(f"damping={damping!r}; expected a positive number, relative to the mean curvature")
+        return attribution.at_encoder(self.fit_, self.settings, source, damping)
 
     def concept(self, positive: Any, negative: Any = None, name: str = "concept", draws: int = 50) -> "Concept":
         """A direction with a meaning: the unit normal of a linear separator of two sets of samples.

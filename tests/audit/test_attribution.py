@@ -82,7 +82,7 @@ def test_moment_objectives_equal_finite_differences(objective, ridge):
     phi = auditor.fit_.nystrom.features(auditor.kernel(queries))
     chosen = [0, 7, 30, 59]
     expected = by_differences(lambda w: moved_moment_step(auditor, w), len(x), lambda B: phi @ B @ direction, chosen)
-    found = auditor.attribute(queries, direction, draws=1)
+    found = auditor.attribute(queries, direction, draws=1, at="step")
     assert found.shape == (4, len(x))
     torch.testing.assert_close(found[:, chosen], expected, rtol=1e-4, atol=1e-8 * float(found.abs().max()))
 
@@ -97,7 +97,7 @@ def test_target_and_invariance_equal_finite_differences():
 
     step = lambda w: moved_moment_step(auditor, w)  # noqa: E731
     expected = by_differences(step, len(x), lambda B: energy(phi @ B), chosen)
-    found = auditor.attribute(queries, target=energy, draws=1)
+    found = auditor.attribute(queries, target=energy, draws=1, at="step")
     assert found.shape == (2, len(x))
     torch.testing.assert_close(found[:, chosen], expected, rtol=1e-4, atol=1e-9)
 
@@ -108,13 +108,15 @@ def test_target_and_invariance_equal_finite_differences():
         return torch.stack([torch.cosine_similarity(f, g[:, k], dim=1) for k in range(g.shape[1])]).mean(0)
 
     expected = by_differences(step, len(x), cosine, chosen)
-    torch.testing.assert_close(auditor.attribute(queries, draws=1)[:, chosen], expected, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(
+        auditor.attribute(queries, draws=1, at="step")[:, chosen], expected, rtol=1e-4, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("objective", [MOMENT[0], MOMENT[3]], ids=lambda o: o.name)
 def test_scores_of_a_mean_sum_to_zero(objective):
     auditor, x = fitted(objective)
-    found = auditor.attribute(x[:3], torch.ones(3), draws=1)
+    found = auditor.attribute(x[:3], torch.ones(3), draws=1, at="step")
     assert float(found.sum(1).abs().max()) < 1e-9 * float(found.abs().sum(1).max())
 
 
@@ -186,23 +188,23 @@ def test_streaming_objectives_equal_finite_differences(objective):
     direction = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
     phi, chosen = nystrom.features(auditor.kernel(x[:2])), [0, 31]
     expected = by_differences(step, len(x), lambda B: phi @ B @ direction, chosen)
-    found = auditor.attribute(x[:2], direction, draws=1)
+    found = auditor.attribute(x[:2], direction, draws=1, at="step")
     torch.testing.assert_close(found[:, chosen], expected, rtol=1e-4, atol=1e-8 * float(found.abs().max()))
 
 
 def test_what_cannot_be_asked_is_refused():
     auditor, x = fitted(BarlowTwins())
     with pytest.raises(ConfigError, match="give one of them"):
-        auditor.attribute(x[:2], torch.ones(3), target="invariance")
+        auditor.attribute(x[:2], torch.ones(3), target="invariance", at="step")
     with pytest.raises(ConfigError, match=r"direction has shape \(5,\); expected \(3,\) or \(2, 3\)"):
-        auditor.attribute(x[:2], torch.ones(5))
+        auditor.attribute(x[:2], torch.ones(5), at="step")
     with pytest.raises(ConfigError, match="target='likeness'"):
-        auditor.attribute(x[:2], target="likeness")
+        auditor.attribute(x[:2], target="likeness", at="step")
     with pytest.raises(ConfigError, match="target returned float"):
-        auditor.attribute(x[:2], target=lambda f: 1.0)
+        auditor.attribute(x[:2], target=lambda f: 1.0, at="step")
     several, x = fitted(BarlowTwins(), steps=2)
     with pytest.raises(ConfigError, match="one Newton step, this auditor took 2"):
-        several.attribute(x[:2], torch.ones(3))
+        several.attribute(x[:2], torch.ones(3), at="step")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,7 @@ def test_what_cannot_be_asked_is_refused():
 def test_a_direction_that_is_none_is_refused(direction, message):
     auditor, x = fitted(BarlowTwins())
     with pytest.raises(ConfigError, match=message):
-        auditor.attribute(x[:2], direction, draws=1)
+        auditor.attribute(x[:2], direction, draws=1, at="step")
 
 
 @pytest.mark.parametrize(
@@ -240,20 +242,20 @@ def test_a_direction_that_is_none_is_refused(direction, message):
 def test_a_target_without_a_gradient_is_refused(target, message):
     auditor, x = fitted(BarlowTwins())
     with pytest.raises(ConfigError, match=message):
-        auditor.attribute(x[:2], target=target)
+        auditor.attribute(x[:2], target=target, at="step")
 
 
 def test_scores_are_linear_in_a_direction_of_any_size():
     auditor, x = fitted(BarlowTwins())
-    plain = auditor.attribute(x[:2], torch.ones(3))
+    plain = auditor.attribute(x[:2], torch.ones(3), at="step")
     for size in (1e290, 1e-290, 2.0**-30):
-        found = auditor.attribute(x[:2], torch.full((3,), size, dtype=torch.float64))
+        found = auditor.attribute(x[:2], torch.full((3,), size, dtype=torch.float64), at="step")
         torch.testing.assert_close(found / size, plain, rtol=1e-9, atol=1e-12 * float(plain.abs().max()))
-    assert float(auditor.attribute(x[:2], torch.zeros(3)).abs().max()) == 0
+    assert float(auditor.attribute(x[:2], torch.zeros(3), at="step").abs().max()) == 0
     single = Auditor(MLP(5, (8,), 4).eval(), BarlowTwins(), landmarks=14, n_components=3).fit(x.float(), noisy)
     for size in (1e300, 1e-300):
         with pytest.raises(ConfigError, match=r"scores of query 0, 1 leave the range of float32"):
-            single.attribute(x[:2].float(), torch.full((3,), size, dtype=torch.float64))
+            single.attribute(x[:2].float(), torch.full((3,), size, dtype=torch.float64), at="step")
 
 
 def noisy_auditor(seed: int, objective=None) -> tuple[Auditor, torch.Tensor]:
@@ -272,8 +274,8 @@ def noisy_auditor(seed: int, objective=None) -> tuple[Auditor, torch.Tensor]:
 def test_draws_are_averaged_and_their_spread_is_the_error(objective):
     auditor, x = noisy_auditor(0, objective)
     direction = torch.ones(4)
-    one, none = auditor._attributed(x[:2], direction, None, draws=1)
-    two, error = auditor._attributed(x[:2], direction, None, draws=2)
+    one, none = auditor._attributed(x[:2], direction, None, draws=1, at="step")
+    two, error = auditor._attributed(x[:2], direction, None, draws=2, at="step")
     assert none is None
     assert error is not None
     other = 2 * two - one  # the second draw
@@ -286,7 +288,7 @@ def test_more_draws_make_the_scores_of_a_training_sample_agree_across_seeds_of_t
         scores = []
         for seed in (1, 2):
             auditor, x = noisy_auditor(seed)
-            scores.append(auditor.attribute(x[:8], target=lambda f: f.norm(dim=1), draws=draws))
+            scores.append(auditor.attribute(x[:8], target=lambda f: f.norm(dim=1), draws=draws, at="step"))
         a, b = (s - s.mean(1, keepdim=True) for s in scores)
         return float(torch.cosine_similarity(a, b, dim=1).mean())
 
@@ -296,9 +298,71 @@ def test_more_draws_make_the_scores_of_a_training_sample_agree_across_seeds_of_t
 def test_draws_that_cannot_be_made_are_refused():
     auditor, x = noisy_auditor(0)
     with pytest.raises(ConfigError, match="draws=0"):
-        auditor.attribute(x[:2], torch.ones(4), draws=0)
+        auditor.attribute(x[:2], torch.ones(4), draws=0, at="step")
     pair = Auditor(MLP(5, (8,), 4).eval(), VICReg(), landmarks=14, n_components=3)
     pair.fit(x[:60].float(), (x[:60].float() + 0.1, x[:60].float() - 0.1))
-    assert pair.attribute(x[:2].float(), torch.ones(3)).shape == (2, 60)
+    assert pair.attribute(x[:2].float(), torch.ones(3), at="step").shape == (2, 60)
     with pytest.raises(ConfigError, match="two fixed tensors"):
-        pair.attribute(x[:2].float(), torch.ones(3), draws=2)
+        pair.attribute(x[:2].float(), torch.ones(3), draws=2, at="step")
+
+
+# --------------------------------------------------------------- at the encoder
+
+
+def encoder_point(auditor: Auditor, x: torch.Tensor) -> torch.Tensor:
+    """B* by least squares on all samples, the means of φ and z taken off, (r, d)."""
+    phi, z = auditor.fit_.nystrom.features(auditor.kernel(x)), auditor.encoder(x)
+    return torch.linalg.lstsq(phi - phi.mean(0), z - z.mean(0)).solution
+
+
+def dense_curvature(problem, B: torch.Tensor) -> torch.Tensor:
+    """G at B as a matrix over the entries of B."""
+    product, size = problem.ggn(B), B.numel()
+    rows = [product(row.reshape(B.shape)).flatten() for row in torch.eye(size, dtype=B.dtype)]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("objective", MOMENT, ids=lambda o: f"{o.name}-{getattr(o, 'variance', '')}")
+def test_at_the_encoder_the_implicit_function_theorem_holds(objective):
+    """dT/dw_i = −∇Tᵀ (G + λI)⁻¹ d∇L/dw_i at B*: dense G, differences of the gradient in the weights."""
+    auditor, x = fitted(objective)
+    damping, queries, chosen = 0.2, x[:4], [0, 7, 30, 59]
+    direction = torch.tensor([1.0, -0.5, 2.0, 0.3], dtype=torch.float64)
+    B, (a, b) = encoder_point(auditor, x), view_features(auditor)
+
+    def problem(w):
+        return auditor.settings.objective.problem(weighted_moments(a, b, w))
+
+    G = dense_curvature(problem(torch.ones(len(x), dtype=torch.float64)), B)
+    probes = torch.Generator().manual_seed(auditor.settings.seed)
+    signs = [torch.randint(0, 2, tuple(B.shape), generator=probes).to(B).flatten() * 2 - 1 for _ in range(8)]
+    mean = torch.stack([s * (G @ s) for s in signs]).mean()  # the unit of λ
+    changes = by_differences(lambda w: problem(w).gradient(B).flatten(), len(x), lambda g: g, chosen)
+    phi = auditor.fit_.nystrom.features(auditor.kernel(queries))
+    gradients = (phi[:, :, None] * direction).flatten(1)
+    expected = -gradients @ torch.linalg.solve(G + damping * mean * torch.eye(len(G)), changes)
+    found = auditor.attribute(queries, direction, draws=1, damping=damping)
+    torch.testing.assert_close(found[:, chosen], expected, rtol=1e-4, atol=1e-7 * float(found.abs().max()))
+
+
+def test_at_the_encoder_any_number_of_steps_will_do_and_the_target_is_the_encoders_own():
+    auditor, x = fitted(VICReg(), steps=3)
+    with pytest.raises(ConfigError, match=r"took 3.*encoder"):
+        auditor.attribute(x[:2], torch.ones(3), at="step")
+    seen = []
+    auditor.attribute(x[:5], target=lambda f: seen.append(f.detach()) or f.square().sum(1), draws=1)
+    z = auditor.encoder(x) - auditor.encoder(x).mean(0)
+    assert seen[0].shape == (5, 4)  # the encoder's four outputs, not the audit's three
+    torch.testing.assert_close(seen[0], (auditor.kernel(x[:5]) @ auditor.fit_.nystrom.dual(encoder_point(auditor, x))))
+    assert float(torch.corrcoef(torch.stack([seen[0].flatten(), z[:5].flatten()]))[0, 1]) > 0.8
+
+
+def test_where_and_how_are_checked():
+    auditor, x = fitted(VICReg())
+    with pytest.raises(ConfigError, match="at='network'; expected 'encoder' or 'step'"):
+        auditor.attribute(x[:2], at="network")
+    with pytest.raises(ConfigError, match="leave damping out"):
+        auditor.attribute(x[:2], at="step", damping=1.0)
+    for odd in (0.0, -1.0, float("nan"), float("inf"), "auto", True):
+        with pytest.raises(ConfigError, match=r"damping=.*expected a positive number"):
+            auditor.attribute(x[:2], damping=odd)

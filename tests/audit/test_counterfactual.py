@@ -66,7 +66,7 @@ def test_equals_a_fresh_fit_without_the_samples(objective, landmarks_go):
     assert other.landmark_ids_ == [f"s{i}" for i in left]
     assert list(other.training_ids_) == [f"s{i}" for i in remaining]
     x = source.batch([0, 1, 2])
-    scores = [one.attribute(x, direction=[1.0, 0.0, 0.0], draws=1) for one in (other, again)]
+    scores = [one.attribute(x, direction=[1.0, 0.0, 0.0], draws=1, at="step") for one in (other, again)]
     torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-9)
 
 
@@ -105,7 +105,7 @@ def test_removing_one_sample_is_what_its_attribution_says(objective):
     source, views = data()
     full = auditor(objective, list(range(0, 600, 20))).fit(source, views)
     x = source.batch(range(40))
-    scores = full.attribute(x, direction=[1.0, 0.0, 0.0], draws=1)
+    scores = full.attribute(x, direction=[1.0, 0.0, 0.0], draws=1, at="step")
     held = replace(full.settings.newton, damping=full.outcome_.damping, relative=False)
     full.settings = replace(full.settings, newton=held)
     for i in (1, 333):

@@ -108,7 +108,7 @@ def test_removing_the_top_attributed_group_moves_more_than_random_groups():
     ).fit(x, destroying)
     query = rows(1, 96)
     own = torch.nn.functional.normalize(auditor.transform(query), dim=1)
-    scores, size = auditor.attribute(query, own, draws=1)[0], N // 20
+    scores, size = auditor.attribute(query, own, draws=1, at="step")[0], N // 20
 
     def fall(group: np.ndarray) -> tuple[float, float]:
         after = auditor.counterfactual([auditor.source_.ids[int(i)] for i in group], keep_landmarks=True)

@@ -1,6 +1,11 @@
 """Influence of every training sample on a function of the representation, by one adjoint solve and one streamed pass.
 
-With a weight w_i on each sample, the step solves (G(w) + λR) ΔB = −∇L(B₀; w). For a target T(B₀ + ΔB)
+At the encoder: B* is the encoder's own output in the kernel's features, where training has ended, and by the implicit
+function theorem a weight w_i on a sample moves it by −(G + λI)⁻¹ ∂_i∇L(B*): for a target T(B*)
+
+    dT/dw_i = −⟨s, ∂_i∇L⟩,   (G + λI) s = ∇T.
+
+At the step: it solves (G(w) + λR) ΔB = −∇L(B₀; w), and for a target T(B₀ + ΔB)
 
     dT/dw_i = −⟨s, ∂_i∇L + ∂_iG ΔB⟩,   (G + λR) s = ∇T,
 
@@ -34,12 +39,87 @@ SOLVE_NUMBERS = 2**23  # of the right-hand sides that are solved together; each 
 LOOSE = 10  # times the tolerance: float32 may stop there, and the scores are as good
 ITERATIONS = 10  # times the step's: the gradient of a target is rougher than that of the loss
 DRAWS = 8  # of views that a training sample is weighed with
+ENCODED = 4096  # training samples at least, if there are so many, that the encoder's output is fitted on
+BLOCK = 256  # samples at a time
+FIT_RIDGE = 1e-8  # of that fit, relative to the features' mean square
+DAMPING = 0.1  # λ at the encoder, relative to the mean curvature; chosen in docs/defaults.md
 DRAW_APART = 10_007  # between the seeds of two draws: the explained samples' own views take those next to the fit's
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the objective is linearised.
+
+    Attributes:
+        B: Taylor point (r, h).
+        D: the full step from there (r, h); zero at the encoder.
+        end: where targets are asked, B or the end of the shortened step (r, h).
+        ridge: R, "coefficients" or "rkhs".
+        damping: λ, in units of the mean curvature where `relative`.
+        length: of the step.
+    """
+
+    B: Tensor
+    D: Tensor
+    end: Tensor
+    ridge: str
+    damping: float
+    relative: bool = False
+    length: float = 1.0
+
+
+def at_step(fit: Fit, settings: Settings) -> Place:
+    """The audit's own step from B₀.
+
+    Raises:
+        ConfigError: it took several steps, or none.
+    """
+    outcome, B0 = fit.step.outcome, fit.nystrom.B0
+    if settings.newton.steps != 1:
+        raise ConfigError(
+            f"attribute follows one Newton step, this auditor took {settings.newton.steps}: fit with Newton(steps=1), "
+            'or ask at="encoder"'
+        )
+    if not (outcome.step_length > 0 and math.isfinite(outcome.damping)):
+        raise ConfigError(
+            f'there is no step whose training samples could be asked for; at="encoder" needs none. {outcome.message}'
+        )
+    D = fit.step.dB / outcome.step_length
+    return Place(B0, D, B0 + fit.step.dB, settings.newton.ridge, outcome.damping, length=outcome.step_length)
+
+
+def at_encoder(fit: Fit, settings: Settings, source: Source, damping: float) -> Place:
+    """The encoder's own output in the kernel's features: least squares over training samples.
+
+    Args:
+        source: the training samples, of which at most `ENCODED`, or four per feature, are drawn with the seed.
+        damping: λ in units of the mean curvature.
+    """
+    number = min(len(source), max(ENCODED, 4 * fit.nystrom.rank))
+    drawn = np.sort(np.random.default_rng(settings.seed).permutation(len(source))[:number]).tolist()
+    pairs = (features_and_outputs(fit, source, drawn[i : i + BLOCK]) for i in range(0, number, BLOCK))
+    gram, right, mean_phi, mean_z = (
+        torch.stack(sums).sum(0) / number
+        for sums in zip(*((p.T @ p, p.T @ z, p.sum(0), z.sum(0)) for p, z in pairs), strict=True)
+    )
+    if settings.kernel.center:  # its functions have no mean of their own
+        gram, right = gram - torch.outer(mean_phi, mean_phi), right - torch.outer(mean_phi, mean_z)
+    gram.diagonal().add_(FIT_RIDGE * gram.diagonal().mean())
+    B = torch.linalg.solve(gram, right)
+    return Place(B, torch.zeros_like(B), B, "rkhs", damping, relative=True)
+
+
+def features_and_outputs(fit: Fit, source: Source, positions: list[int]) -> tuple[Tensor, Tensor]:
+    """φ (B, r) and the encoder's outputs (B, d) of some samples, float64."""
+    batch, encoder = source.batch(positions), fit.rows.gradients.encoder
+    phi = fit.nystrom.features(fit.rows(batch)[0].double())
+    return phi, encoder(batch).double().to(phi.device)
 
 
 def attribute(
     fit: Fit,
     settings: Settings,
+    place: Place,
     source: Source,
     views: Views,
     gradients: Tensor,
@@ -50,7 +130,8 @@ def attribute(
     """dT/dw_i of every query T and every training sample i, (Q, n), in the encoder's type, and its standard error.
 
     Args:
-        gradients: ∇T at B₀ + ΔB, (Q, r, h), float64.
+        place: where; the gradients are those at its end.
+        gradients: ∇T, (Q, r, h), float64.
         among: positions of the training samples that are asked for (k,); default all. A moment objective then streams
             these alone.
         draws: of the views that a sample is weighed with. One: the derivative at the views that the fit saw. More: its
@@ -60,8 +141,7 @@ def attribute(
         scores (Q, n) or (Q, k), and their standard error over draws, None of one draw.
 
     Raises:
-        ConfigError: the auditor took several steps, or none; a gradient is not finite; or the scores are too large or
-            too small for the encoder's type.
+        ConfigError: a gradient is not finite, or the scores are too large or too small for the encoder's type.
         NonFiniteError: an adjoint solve broke down.
     """
     unusable = listed(~torch.isfinite(gradients).flatten(1).all(1))
@@ -72,28 +152,24 @@ def attribute(
         )
     size = _power_of_two(gradients.flatten(1).abs().amax(1))
     gradients = gradients / size[:, None, None]  # scores are linear in it; products of huge numbers would overflow
-    outcome, B0 = fit.step.outcome, fit.nystrom.B0
-    if settings.newton.steps != 1:
-        raise ConfigError(
-            f"attribute follows one Newton step, this auditor took {settings.newton.steps}: fit with Newton(steps=1)"
-        )
-    if not (outcome.step_length > 0 and math.isfinite(outcome.damping)):
-        raise ConfigError(f"there is no step whose training samples could be asked for. {outcome.message}")
-    D = fit.step.dB / outcome.step_length
+    B, D = place.B, place.D
     stream = Stream(source, views, fit.rows, fit.nystrom, settings, fit.memory or planned_memory(
         settings, fit.rows.gradients, len(source)), Work())  # fmt: skip
     with progress.stage("adjoint") as note:
         if settings.objective.streaming:
-            problem = streamed_problem(settings, stream, note)(B0)
+            problem = streamed_problem(settings, stream, note)(B)
         else:
             assert fit.moments is not None
-            problem = moment_problem(settings.objective, fit.moments)(B0)
+            problem = moment_problem(settings.objective, fit.moments)(B)
         generator = torch.Generator().manual_seed(settings.seed)
         newton = settings.newton
-        system = linearise(problem, B0, fit.nystrom.eigenvalues, newton.ridge, generator, newton.curvature_samples)
-        solved = adjoint(system, outcome.damping, gradients, newton.tol, ITERATIONS * newton.max_iter)
+        system = linearise(problem, B, fit.nystrom.eigenvalues, place.ridge, generator, newton.curvature_samples)
+        damping = place.damping * system.mean if place.relative else place.damping
+        if not (damping > 0 and math.isfinite(damping)):
+            raise NonFiniteError(f"the objective has no curvature at the encoder (λ = {damping}): a collapsed encoder?")
+        solved = adjoint(system, damping, gradients, newton.tol, ITERATIONS * newton.max_iter)
         note(f"{len(gradients)} queries, residual at most {max(solved.residuals):.1e}")
-        warn_unconverged(solved, outcome, LOOSE * newton.tol)
+        warn_unconverged(solved, None if place.relative else fit.step.outcome, LOOSE * newton.tol)
     looked = len(source) if among is None else len(among)
     with progress.stage("attribution", total=draws * looked) as note:
         if settings.objective.streaming:
@@ -101,13 +177,13 @@ def attribute(
 
             def sensitivities(number: int) -> Tensor:
                 redrawn = with_views(stream, number)
-                problem = first if number == 0 else streamed_problem(settings, redrawn, lambda _: None)(B0)
-                change = streamed_sensitivity(problem, B0, D, solved.s)
+                problem = first if number == 0 else streamed_problem(settings, redrawn, lambda _: None)(B)
+                change = streamed_sensitivity(problem, B, D, solved.s)
                 note((number + 1) * looked)
                 return change if among is None else change[:, torch.as_tensor(among)]
         else:
             (term,) = problem.terms()
-            sensitivity = MomentSensitivity(cast(QuadraticTerm, term), B0, D, solved.s)
+            sensitivity = MomentSensitivity(cast(QuadraticTerm, term), B, D, solved.s)
             if among is not None:
                 stream = replace(stream, **dict(zip(("source", "views"), subset(source, views, among), strict=True)))
 
@@ -123,7 +199,7 @@ def attribute(
     broken = listed(~torch.isfinite(change).all(1))
     if broken:
         raise NonFiniteError(f"the adjoint solve of query {broken} broke down: raise the damping, or use float64")
-    unit, dtype = outcome.step_length * size.to(change.device)[:, None], fit.rows.gradients.encoder.dtype
+    unit, dtype = place.length * size.to(change.device)[:, None], fit.rows.gradients.encoder.dtype
     return _in_type(-unit * change, dtype), None if error is None else (unit * error).to(dtype)
 
 
@@ -177,8 +253,12 @@ class Adjoint:
     statuses: list[Status]
 
 
-def warn_unconverged(solved: "Adjoint", outcome: Outcome, limit: float) -> None:
-    """Say which solves the scores owe their errors to: those that ended with a residual above the limit."""
+def warn_unconverged(solved: "Adjoint", outcome: Outcome | None, limit: float) -> None:
+    """Say which solves the scores owe their errors to: those that ended with a residual above the limit.
+
+    Args:
+        outcome: of the step that the scores follow, if they follow one.
+    """
     bad = [r for r in solved.residuals if not r <= limit]
     if bad:
         warnings.warn(
@@ -187,7 +267,7 @@ def warn_unconverged(solved: "Adjoint", outcome: Outcome, limit: float) -> None:
             KrepesWarning,
             stacklevel=4,
         )
-    if outcome.status is not Status.CONVERGED and not outcome.residual <= limit:
+    if outcome is not None and outcome.status is not Status.CONVERGED and not outcome.residual <= limit:
         warnings.warn(
             f"the step itself did not converge (residual {outcome.residual:.1e}), and attributions follow a converged "
             "one. Raise Newton(max_iter=…) or the damping.",

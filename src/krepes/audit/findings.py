@@ -263,8 +263,7 @@ def attribution_table(auditor: "Auditor", plan: AuditPlan, explained: list[int])
         scores, errors = auditor._attributed(x, None, "invariance", among=among, draws=draws)
     else:  # fixed views: none can be drawn of a sample
         asked = "length along itself"
-        direction = torch.nn.functional.normalize(auditor.transform(x), dim=1)
-        scores, errors = auditor._attributed(x, direction, None, among=among)
+        scores, errors = auditor._attributed(x, None, along_itself, among=among)
     errors = torch.full_like(scores, torch.nan) if errors is None else errors
     reliability = (1 - errors.square().mean(1) / scores.var(1).clamp_min(1e-300)).clamp_min(0)
     looked = np.arange(len(training)) if among is None else among
@@ -283,6 +282,11 @@ def attribution_table(auditor: "Auditor", plan: AuditPlan, explained: list[int])
                 )  # fmt: skip
     columns = ["sample", "target", "effect", "rank", "training_sample", "position", "score", "error", "reliability"]
     return pd.DataFrame(rows, columns=pd.Index(columns)), len(looked)
+
+
+def along_itself(f: torch.Tensor) -> torch.Tensor:
+    """⟨f, its own direction as it is now⟩, (t,)."""
+    return (f * torch.nn.functional.normalize(f.detach(), dim=1)).sum(1)
 
 
 def draws_and_samples(n: int, pairs: int, streaming: bool, seed: int) -> tuple[int, np.ndarray | None]:
