@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean paper-lds paper-factorial
 
 demo: .venv/ready
 	$(BIN)/krepes demo --overwrite
@@ -29,6 +29,23 @@ lint: .venv/ready-dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps lightly
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps --upgrade --target .venv/vision torchvision timm
+	touch $@
+
+# the tables of the paper (benchmarks/README.md): paper-adult, -covtype, -higgs, -mnist, -cifar10, -fairface, -lds, -factorial
+paper-lds: .venv/ready-bench
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python lds.py
+	cd benchmarks && ../$(BIN)/python -m paper.results
+
+paper-factorial: .venv/ready-bench
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m paper.factorial
+
+paper-%: .venv/ready-bench
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m paper $*
+	cd benchmarks && ../$(BIN)/python -m paper.results
+
+.venv/ready-bench: .venv/ready-dev
+	$(BIN)/python -m pip install -q setuptools wheel
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation traker==0.3.2
 	touch $@
 
 clean:

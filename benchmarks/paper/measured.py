@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.stats import kendalltau
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from krepes import Auditor, Newton
@@ -16,11 +20,12 @@ from krepes.data.source import Source
 from krepes.data.stream import blocks, read
 from krepes.pretrain import train
 from paper import baselines
-from paper.cases import OBJECTIVES, Case
+from paper.cases import OBJECTIVES, SPLIT, Case
 
 KEPT = Path(__file__).parents[1] / "checkpoints"
 LARGEST = 5 * 10**6  # bytes of a checkpoint that is kept
 BASELINE_TESTS = 1000
+PROBED = 20_000  # labels of training samples
 
 
 def encoder(case: Case, objective: str, seed: int, work: Path) -> tuple[nn.Module, float | None]:
@@ -56,6 +61,7 @@ def measured(case: Case, objective: str, seed: int, work: Path) -> dict[str, Any
     found = {
         "objective": objective, "seed": seed, "figures": figures,
         "precision@1 of others": others(auditor, network, case, of_landmarks),
+        "probes on training samples": wide_probes(auditor, network, case),
         "spectral entropy": auditor.spectral_entropy_, "rank": auditor.fit_.nystrom.rank,
         "relative damping": outcome.relative_damping, "gain ratio": outcome.gain_ratio,
         "step length": outcome.step_length, "status": outcome.status.name,
@@ -78,6 +84,44 @@ def others(auditor: Auditor, network: nn.Module, case: Case, of_landmarks: np.nd
     if found is not None:
         scores |= {"TRAK": found, "|TRAK|": found.abs()}
     return {name: float((of_landmarks[s.argmax(1).numpy()] == y).mean()) for name, s in scores.items()}
+
+
+def wide_probes(auditor: Auditor, network: nn.Module, case: Case) -> dict[str, float]:
+    """τ and accuracy gap of probes on many more labels than `evaluate` spares, and what τ the probes alone would cost.
+
+    Two probes on the network's own representation, on halves of the labels, differ by nothing but their samples.
+    """
+    drawn = np.random.default_rng(SPLIT + 2).permutation(len(case.training))[:PROBED]
+    parts = [representations(auditor, network, case.training, drawn.tolist())]
+    parts.append(representations(auditor, network, case.test, list(range(len(case.test)))))
+    (f, z), (f_test, z_test) = parts
+    y, half = case.labels[drawn], len(drawn) // 2
+    hit_f, p_f = probe(f, y, f_test, case.test_labels)
+    hit_z, p_z = probe(z, y, z_test, case.test_labels)
+    (_, first), (_, second) = (probe(z[i], y[i], z_test, case.test_labels) for i in (slice(half), slice(half, None)))
+    return {
+        "n": len(drawn), "τ": kendalltau(p_f, p_z).statistic, "accuracy gap": float(hit_f.mean() - hit_z.mean()),
+        "accuracy, network": float(hit_z.mean()), "τ of two probes on the network": kendalltau(first, second).statistic,
+    }  # fmt: skip
+
+
+def representations(auditor: Auditor, network: nn.Module, source: Source, positions: list[int]) -> tuple[Any, Any]:
+    """f (n, h) by the kernel and z (n, d) by the network."""
+    f, z = [], []
+    for start in range(0, len(positions), 1024):
+        batch = source.batch(positions[start : start + 1024])
+        f.append(auditor.transform(batch))
+        with torch.no_grad():
+            z.append(network(batch))
+    return torch.cat(f).double().numpy(), torch.cat(z).double().numpy()
+
+
+def probe(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hits (t,) and the true class's probability (t,) of a logistic regression on standardised representations."""
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(x, y)
+    probability = model.predict_proba(x_test)
+    column = np.searchsorted(model.classes_, y_test)
+    return model.classes_[probability.argmax(1)] == y_test, probability[np.arange(len(y_test)), column]
 
 
 def anchoring(auditor: Auditor, case: Case) -> dict[str, Any]:

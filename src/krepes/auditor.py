@@ -349,7 +349,7 @@ class Auditor:
         Args:
             x: samples (t, ...), anything that `fit` takes.
             direction: of f, (d,) or (t, d), at the step (h,) or (t, h): T = ⟨f(x_t), direction⟩.
-            target: "invariance" (the default): the mean cosine between f(x_t) and f of eight of its views; or a
+            target: "invariance" (the default): the mean cosine between f(x_t) and f of 32 of its views; or a
                 differentiable function of f (t, d), at the step (t, h), float64, that returns one number or (Q,).
             at: "encoder" or "step".
             damping: at the encoder, λ relative to the mean curvature; default 0.1. The step has its own.
@@ -727,7 +727,7 @@ class Auditor:
         return found, views
 
     def _features_of_views(self, x: Any, views: Views) -> Tensor:
-        """Features of eight seeded views of every sample, (t, 8, r)."""
+        """Features of 32 seeded views of every sample, (t, 32, r)."""
         views = views.views if isinstance(views, SubsetViews) else views
         if not callable(views):
             raise ConfigError(

@@ -34,7 +34,7 @@ from krepes.solver.cg import conjugate_gradients_together
 from krepes.solver.system import System, linearise
 from krepes.work import Work
 
-VIEWS = 8  # of each explained sample, for its local invariance
+VIEWS = 32  # of each explained sample, for its local invariance
 SOLVE_NUMBERS = 2**23  # of the right-hand sides that are solved together; each solve holds four such vectors
 LOOSE = 10  # times the tolerance: float32 may stop there, and the scores are as good
 ITERATIONS = 10  # times the step's: the gradient of a target is rougher than that of the loss
