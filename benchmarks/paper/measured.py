@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from scipy.stats import kendalltau
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from krepes import Auditor, Newton
+from krepes.audit.evaluation import kendall, probe
 from krepes.data.source import Source
 from krepes.data.stream import blocks, read
 from krepes.pretrain import train
@@ -92,16 +89,17 @@ def wide_probes(auditor: Auditor, network: nn.Module, case: Case) -> dict[str, f
     Two probes on the network's own representation, on halves of the labels, differ by nothing but their samples.
     """
     drawn = np.random.default_rng(SPLIT + 2).permutation(len(case.training))[:PROBED]
-    parts = [representations(auditor, network, case.training, drawn.tolist())]
-    parts.append(representations(auditor, network, case.test, list(range(len(case.test)))))
-    (f, z), (f_test, z_test) = parts
-    y, half = case.labels[drawn], len(drawn) // 2
-    hit_f, p_f = probe(f, y, f_test, case.test_labels)
-    hit_z, p_z = probe(z, y, z_test, case.test_labels)
-    (_, first), (_, second) = (probe(z[i], y[i], z_test, case.test_labels) for i in (slice(half), slice(half, None)))
+    f, z = representations(auditor, network, case.training, drawn.tolist())
+    f_test, z_test = representations(auditor, network, case.test, list(range(len(case.test))))
+    f, z = np.concatenate([f, f_test]), np.concatenate([z, z_test])
+    y = np.unique(np.concatenate([case.labels[drawn], case.test_labels]), return_inverse=True)[1]
+    n = len(drawn)
+    test, known = np.arange(n, len(y)), np.arange(n)
+    (hit_f, p_f), (hit_z, p_z) = probe(f, y, known, test), probe(z, y, known, test)
+    (_, first), (_, second) = (probe(z, y, part, test) for part in (known[: n // 2], known[n // 2 :]))
     return {
-        "n": len(drawn), "τ": kendalltau(p_f, p_z).statistic, "accuracy gap": float(hit_f.mean() - hit_z.mean()),
-        "accuracy, network": float(hit_z.mean()), "τ of two probes on the network": kendalltau(first, second).statistic,
+        "n": n, "τ": kendall(p_f, p_z), "accuracy gap": float(hit_f.mean() - hit_z.mean()),
+        "accuracy, network": float(hit_z.mean()), "τ of two probes on the network": kendall(first, second),
     }  # fmt: skip
 
 
@@ -114,14 +112,6 @@ def representations(auditor: Auditor, network: nn.Module, source: Source, positi
         with torch.no_grad():
             z.append(network(batch))
     return torch.cat(f).double().numpy(), torch.cat(z).double().numpy()
-
-
-def probe(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hits (t,) and the true class's probability (t,) of a logistic regression on standardised representations."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(x, y)
-    probability = model.predict_proba(x_test)
-    column = np.searchsorted(model.classes_, y_test)
-    return model.classes_[probability.argmax(1)] == y_test, probability[np.arange(len(y_test)), column]
 
 
 def anchoring(auditor: Auditor, case: Case) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from krepes import influence, objectives, pipeline
 from krepes.audit import attribution, targets
+from krepes.audit.places import place_of
 from krepes.audit.trust import Trust, TrustGate, assess
 from krepes.data.source import Source, Subset, as_source
 from krepes.data.stream import (
@@ -382,7 +383,7 @@ class Auditor:
             raise ConfigError("direction and target are two ways to ask; give one of them")
         fitted = self.fit_
         source, views = self._trained_on(source, views)
-        place = self._place(at, damping, source)
+        place = place_of(fitted, self.settings, source, at, damping)
         phi, B = fitted.nystrom.features(self._scores(x)[0]), place.end
         if direction is not None:
             gradients = phi[:, :, None] * targets.as_direction(direction, len(phi), B)[:, None]
@@ -401,19 +402,6 @@ class Auditor:
         return attribution.attribute(
             fitted, self.settings, place, source, views, gradients, self.progress, among, draws
         )
-
-    def _place(self, at: str, damping: float | None, source: Source) -> attribution.Place:
-        """Where attributions are taken."""
-        if at == "step":
-            if damping is not None:
-                raise ConfigError('at="step" follows the step\'s own λ; leave damping out, or ask at="encoder"')
-            return attribution.at_step(self.fit_, self.settings)
-        if at != "encoder":
-            raise ConfigError(f"at={at!r}; expected 'encoder' or 'step'")
-        damping = attribution.DAMPING if damping is None else damping
-        if isinstance(damping, bool) or not (isinstance(damping, int | float) and 0 < damping < float("inf")):
-            raise ConfigError(f"damping={damping!r}; expected a positive number, relative to the mean curvature")
-        return attribution.at_encoder(self.fit_, self.settings, source, damping)
 
     def concept(self, positive: Any, negative: Any = None, name: str = "concept", draws: int = 50) -> "Concept":
         """A direction with a meaning: the unit normal of a linear separator of two sets of samples.

@@ -1,8 +1,10 @@
 """Runs that several of the app's tests read, made once."""
 
+import shutil
+
 import pytest
 
-from tests.app.runs import Asker, image_run, table_run, tables_alone
+from tests.app.runs import Asker, image_run, table_run, tables_alone, write_manifest
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +41,12 @@ def live_images(images):
 def asker(tables):
     """Asks the run without a model."""
     return Asker(tables)
+
+
+@pytest.fixture
+def copied(table, tmp_path):
+    """A copy of the table's run, with its configuration's folder, to change."""
+    shutil.copytree(table.parent, tmp_path / "copy")
+    run = tmp_path / "copy" / "run"
+    write_manifest(run, config_folder=str(tmp_path / "copy"))
+    return run

@@ -1,7 +1,6 @@
 """With the model: full explanations, concepts, counterfactuals; and why it cannot be had."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -111,14 +110,6 @@ def test_while_the_model_loads_questions_are_put_off(table):
     assert "being loaded" in asker.refused("/api/concept", 409, positive=selection)
     assert "being loaded" in asker.refused("/api/counterfactual", 409, remove=selection, positions=[1])
     assert asker.told("/api/explain/1")["source"] == "stored"
-
-
-@pytest.fixture
-def copied(table, tmp_path):
-    shutil.copytree(table.parent, tmp_path / "copy")
-    run = tmp_path / "copy" / "run"
-    write_manifest(run, config_folder=str(tmp_path / "copy"))
-    return run
 
 
 def live_of(run) -> dict:

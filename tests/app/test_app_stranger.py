@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,14 +19,6 @@ from krepes.errors import ConfigError
 from tests.app.runs import Asker, write_manifest
 
 OWN = "if the run is your own, start with --trust-run"
-
-
-@pytest.fixture
-def copied(table, tmp_path):
-    shutil.copytree(table.parent, tmp_path / "copy")
-    run = tmp_path / "copy" / "run"
-    write_manifest(run, config_folder=str(tmp_path / "copy"))
-    return run
 
 
 @pytest.fixture

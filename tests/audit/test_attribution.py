@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from krepes import BYOL, Auditor, BarlowTwins, Newton, SimCLR, SpectralContrastive, VICReg
+from krepes.audit.places import Place
 from krepes.encoders import MLP
-from krepes.errors import ConfigError
+from krepes.errors import ConfigError, NonFiniteError
 from krepes.objectives import Moments
 from krepes.solver import solve
 
@@ -366,3 +367,12 @@ def test_where_and_how_are_checked():
     for odd in (0.0, -1.0, float("nan"), float("inf"), "auto", True):
         with pytest.raises(ConfigError, match=r"damping=.*expected a positive number"):
             auditor.attribute(x[:2], damping=odd)
+
+
+def test_an_encoder_without_curvature_is_told():
+    B = torch.zeros(3, 2, dtype=torch.float64)
+    place = Place(B, B, B, "rkhs", 0.1)
+    assert place.absolute(4.0) == pytest.approx(0.4)
+    for mean in (0.0, -1.0, float("nan")):
+        with pytest.raises(NonFiniteError, match=r"no curvature at the encoder.*at=\"step\""):
+            place.absolute(mean)

@@ -12,7 +12,6 @@ At the step: it solves (G(w) + λR) ΔB = −∇L(B₀; w), and for a target T(B
 exact for the one-step solution with landmarks, B₀ and λ held fixed (docs/method.md).
 """
 
-import math
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from krepes.audit.places import Place
 from krepes.audit.targets import listed
 from krepes.data.source import Source
 from krepes.data.stream import Views, shards, subset
@@ -39,81 +39,7 @@ SOLVE_NUMBERS = 2**23  # of the right-hand sides that are solved together; each 
 LOOSE = 10  # times the tolerance: float32 may stop there, and the scores are as good
 ITERATIONS = 10  # times the step's: the gradient of a target is rougher than that of the loss
 DRAWS = 8  # of views that a training sample is weighed with
-ENCODED = 4096  # training samples at least, if there are so many, that the encoder's output is fitted on
-BLOCK = 256  # samples at a time
-FIT_RIDGE = 1e-8  # of that fit, relative to the features' mean square
-DAMPING = 0.1  # λ at the encoder, relative to the mean curvature; chosen in docs/defaults.md
 DRAW_APART = 10_007  # between the seeds of two draws: the explained samples' own views take those next to the fit's
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the objective is linearised.
-
-    Attributes:
-        B: Taylor point (r, h).
-        D: the full step from there (r, h); zero at the encoder.
-        end: where targets are asked, B or the end of the shortened step (r, h).
-        ridge: R, "coefficients" or "rkhs".
-        damping: λ, in units of the mean curvature where `relative`.
-        length: of the step.
-    """
-
-    B: Tensor
-    D: Tensor
-    end: Tensor
-    ridge: str
-    damping: float
-    relative: bool = False
-    length: float = 1.0
-
-
-def at_step(fit: Fit, settings: Settings) -> Place:
-    """The audit's own step from B₀.
-
-    Raises:
-        ConfigError: it took several steps, or none.
-    """
-    outcome, B0 = fit.step.outcome, fit.nystrom.B0
-    if settings.newton.steps != 1:
-        raise ConfigError(
-            f"attribute follows one Newton step, this auditor took {settings.newton.steps}: fit with Newton(steps=1), "
-            'or ask at="encoder"'
-        )
-    if not (outcome.step_length > 0 and math.isfinite(outcome.damping)):
-        raise ConfigError(
-            f'there is no step whose training samples could be asked for; at="encoder" needs none. {outcome.message}'
-        )
-    D = fit.step.dB / outcome.step_length
-    return Place(B0, D, B0 + fit.step.dB, settings.newton.ridge, outcome.damping, length=outcome.step_length)
-
-
-def at_encoder(fit: Fit, settings: Settings, source: Source, damping: float) -> Place:
-    """The encoder's own output in the kernel's features: least squares over training samples.
-
-    Args:
-        source: the training samples, of which at most `ENCODED`, or four per feature, are drawn with the seed.
-        damping: λ in units of the mean curvature.
-    """
-    number = min(len(source), max(ENCODED, 4 * fit.nystrom.rank))
-    drawn = np.sort(np.random.default_rng(settings.seed).permutation(len(source))[:number]).tolist()
-    pairs = (features_and_outputs(fit, source, drawn[i : i + BLOCK]) for i in range(0, number, BLOCK))
-    gram, right, mean_phi, mean_z = (
-        torch.stack(sums).sum(0) / number
-        for sums in zip(*((p.T @ p, p.T @ z, p.sum(0), z.sum(0)) for p, z in pairs), strict=True)
-    )
-    if settings.kernel.center:  # its functions have no mean of their own
-        gram, right = gram - torch.outer(mean_phi, mean_phi), right - torch.outer(mean_phi, mean_z)
-    gram.diagonal().add_(FIT_RIDGE * gram.diagonal().mean())
-    B = torch.linalg.solve(gram, right)
-    return Place(B, torch.zeros_like(B), B, "rkhs", damping, relative=True)
-
-
-def features_and_outputs(fit: Fit, source: Source, positions: list[int]) -> tuple[Tensor, Tensor]:
-    """φ (B, r) and the encoder's outputs (B, d) of some samples, float64."""
-    batch, encoder = source.batch(positions), fit.rows.gradients.encoder
-    phi = fit.nystrom.features(fit.rows(batch)[0].double())
-    return phi, encoder(batch).double().to(phi.device)
 
 
 def attribute(
@@ -164,12 +90,9 @@ def attribute(
         generator = torch.Generator().manual_seed(settings.seed)
         newton = settings.newton
         system = linearise(problem, B, fit.nystrom.eigenvalues, place.ridge, generator, newton.curvature_samples)
-        damping = place.damping * system.mean if place.relative else place.damping
-        if not (damping > 0 and math.isfinite(damping)):
-            raise NonFiniteError(f"the objective has no curvature at the encoder (λ = {damping}): a collapsed encoder?")
-        solved = adjoint(system, damping, gradients, newton.tol, ITERATIONS * newton.max_iter)
+        solved = adjoint(system, place.absolute(system.mean), gradients, newton.tol, ITERATIONS * newton.max_iter)
         note(f"{len(gradients)} queries, residual at most {max(solved.residuals):.1e}")
-        warn_unconverged(solved, None if place.relative else fit.step.outcome, LOOSE * newton.tol)
+        warn_unconverged(solved, place.outcome, LOOSE * newton.tol)
     looked = len(source) if among is None else len(among)
     with progress.stage("attribution", total=draws * looked) as note:
         if settings.objective.streaming:

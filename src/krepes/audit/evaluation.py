@@ -287,12 +287,12 @@ def probe_fidelity(data: Labelled, seed: int) -> list[tuple]:
     known = np.isin(data.y[test], np.unique(data.y[train]))
     dropped, test = int((~known).sum()), test[known]
     check_enough(len(test), "test samples of classes that the probes' training half holds")
-    p = {name: _probe(rep, data.y, train, test) for name, rep in (("network", data.z), ("kernel", data.f))}
+    p = {name: probe(rep, data.y, train, test) for name, rep in (("network", data.z), ("kernel", data.f))}
     right = {name: hit for name, (hit, _) in p.items()}
     true = {name: probability for name, (_, probability) in p.items()}
     draws = np.random.default_rng(seed).integers(len(test), size=(200, len(test)))
-    taus = [_tau(true["network"][i], true["kernel"][i]) for i in draws]
-    tau = _tau(true["network"], true["kernel"])
+    taus = [kendall(true["network"][i], true["kernel"][i]) for i in draws]
+    tau = kendall(true["network"], true["kernel"])
     gap = right["kernel"].astype(float) - right["network"]
     gaps = resampled_means(gap, seed)
     note = _note(
@@ -321,8 +321,8 @@ def aligned_fidelity(data: Labelled, seed: int) -> list[tuple]:
     return [("R² of aligned representations", 1 - residual.sum() / spread.sum(), low, high, len(residual), note)]
 
 
-def _probe(rep: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hits (t,) and the true class's probability (t,)."""
+def probe(rep: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hits (t,) and the true class's probability (t,) of a logistic regression on standardised representations."""
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = rep[train].mean(0), rep[train].std(0)
@@ -333,7 +333,8 @@ def _probe(rep: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray) 
     return model.classes_[probability.argmax(1)] == y[test], probability[np.arange(len(test)), column]
 
 
-def _tau(a: np.ndarray, b: np.ndarray) -> float:
+def kendall(a: np.ndarray, b: np.ndarray) -> float:
+    """Kendall's rank correlation of two (t,)."""
     return float(pd.Series(a).corr(pd.Series(b), method="kendall"))
 
 
