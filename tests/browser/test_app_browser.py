@@ -243,6 +243,22 @@ def test_a_link_opened_in_the_same_tab_is_followed(watch, table_app):
     well(shown, table_app)
 
 
+def test_a_link_on_its_way_is_not_cut_short(watch, table_app):
+    """Reloading while a link is followed shows all that the link says."""
+    shown = opened(watch, table_app)
+    held = []
+    shown.page.route("**/api/explain/9*", lambda route: held.append(route))
+    shown.page.evaluate("location.hash = '#v=3/0/0&c=age&s=9'")
+    while not held:
+        shown.page.wait_for_timeout(20)
+    assert "s=9" in shown.page.evaluate("location.hash")
+    held.pop().continue_()
+    shown.page.wait_for_selector("#panel-explanation h2")
+    address = shown.page.evaluate("location.hash")
+    assert all(part in address for part in ("s=9", "c=age", "v=3%2F0"))
+    well(shown, table_app)
+
+
 def test_pictures_that_are_not_there_are_not_asked_for(watch, image_folder):
     served = Served(image_folder, live=False)
     served.state.live.state, served.state.live.reason = "unavailable", "the weights are gone"

@@ -15,6 +15,7 @@ class App {
   constructor(run) {
     this.run = run;
     this.position = null;
+    this.following = 0;
     this.marks = new Map();
     this.heading();
     this.tabs();
@@ -41,7 +42,14 @@ class App {
     this.wait();
   }
 
+  // until a link is followed to its end the address stays as it is: a reload on the way loses none of it
   async restore() {
+    this.following += 1;
+    await this.follow().finally(() => (this.following -= 1));
+    this.remember();
+  }
+
+  async follow() {
     const state = new URLSearchParams(location.hash.slice(1));
     const view = (state.get("v") || "").split("/").map(Number);
     if (view.length === 3 && view.every(Number.isFinite)) this.map.go({ z: view[0], x: view[1], y: view[2] });
@@ -234,7 +242,7 @@ class App {
 
   // ------------------------------------------------------------ what leaves
   remember() {
-    if (!this.ready) return;
+    if (!this.ready || this.following) return;
     const { x, y, z } = this.map.view, { q, where } = this.panels.samples.asked;
     const state = query({ v: [z, x.toPrecision(8), y.toPrecision(8)].join("/"), c: this.map.colour, s: this.position, q, w: where });
     history.replaceState(null, "", `#${state.slice(1)}`);
