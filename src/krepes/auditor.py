@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import copy
 from numbers import Integral
 from pathlib import Path
@@ -42,6 +43,7 @@ from krepes.progress import Progress
 from krepes.report.notebook import landmark_pictures
 from krepes.solver import Newton, Outcome
 from krepes.work import Work, key_of
+from krepes.workers import current
 
 if TYPE_CHECKING:
     from krepes.audit.concepts import Concept
@@ -152,9 +154,12 @@ class Auditor:
         views = check_views(views, source)
         if work is None:
             return self.fit_with(source, views, Work())
-        with one_writer(Path(work)):
-            remove_unfinished(Path(work))
-            return self.fit_with(source, views, Work(Path(work), self._work_key(source, views, work_key)))
+        workers = current()
+        with one_writer(Path(work)) if workers.first else nullcontext():
+            if workers.first:
+                remove_unfinished(Path(work))
+            key = workers.same(self._work_key(source, views, work_key))
+            return self.fit_with(source, views, Work(Path(work), key))
 
     def fit_with(self, source: Source, views: Views, work: Work) -> "Auditor":
         """`fit` with blocks kept in a `Work` whose key the caller has made."""
@@ -176,7 +181,7 @@ class Auditor:
             "settings": describe_settings(self.settings),
             "encoder": self.encoder.fingerprint(),
             "data": source.fingerprint(),
-            "device": str(self.encoder.device),
+            "device": self.encoder.device.type,
             "dtype": str(self.encoder.dtype),
             "versions": versions(),
             "views": name,

@@ -1,8 +1,9 @@
 """Where an objective that looks at pairs finds their features: in memory, on disk, or computed when asked."""
 
+import itertools
 import mmap
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,45 @@ from krepes.errors import RunFolderError
 RESIDENT = 256 * 2**20  # bytes read from the map before its pages are given back
 
 
+class ShardedStore:
+    """Features (n, r) of one view, in a memory-mapped file per shard; read by every worker, each written by one.
+
+    Args:
+        folder: where the files are; all workers see it.
+        name: what the files' names begin with.
+        parts: the shards.
+        r, dtype: see `FeatureStore`.
+    """
+
+    def __init__(self, folder: Path, name: str, parts: Sequence[range], r: int, dtype: torch.dtype):
+        self._parts, self._shape = parts, (r, dtype)
+        self._paths = [folder / f"{name}-{i:03d}.bin" for i in range(len(parts))]
+        self._open: dict[int, FeatureStore] = {}
+        self._ends = torch.tensor([part.stop for part in parts])
+
+    def __len__(self) -> int:
+        return self._parts[-1].stop
+
+    def shard(self, i: int) -> "FeatureStore":
+        """One shard's rows, opened when they are first asked for."""
+        if i not in self._open:
+            self._open[i] = FeatureStore(self._paths[i], len(self._parts[i]), *self._shape)
+        return self._open[i]
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Rows (|index|, r) at sorted positions, in the store's type."""
+        index = index.cpu()
+        bounds = [0, *torch.searchsorted(index, self._ends).tolist()]
+        pieces = [
+            self.shard(i)[index[start:stop] - self._parts[i].start]
+            for i, (start, stop) in enumerate(itertools.pairwise(bounds))
+            if stop > start
+        ]
+        return torch.cat(pieces) if pieces else torch.empty(0, self._shape[0], dtype=self._shape[1])
+
+
 class FeatureStore:
-    """Features (n, r) of one view in a memory-mapped file.
+    """Features (n, r) of one shard and view in a memory-mapped file.
 
     Args:
         path: the file; made if it does not exist with the right size.
@@ -54,16 +92,16 @@ class FeatureStore:
             self.release()
         return rows.view(self.dtype) if self.dtype == torch.bfloat16 else rows
 
-    def write(self, block: range, features: Tensor) -> None:
-        """Keep the features (B, r) of a block."""
+    def write(self, start: int, features: Tensor) -> None:
+        """Keep the features (B, r) of a block that begins at this row."""
         lowered = features.detach().cpu().to(self.dtype).contiguous()
-        self._map[block.start : block.stop] = (
+        self._map[start : start + len(lowered)] = (
             lowered.view(torch.uint16) if self.dtype == torch.bfloat16 else lowered
         ).numpy()
 
-    def crc(self, block: range) -> int:
-        """Checksum of a block's bytes."""
-        return zlib.crc32(self._map[block.start : block.stop].reshape(-1).view(np.uint8))  # pyright: ignore[reportArgumentType]
+    def crc(self) -> int:
+        """Checksum of all bytes."""
+        return zlib.crc32(self._map.reshape(-1).view(np.uint8))  # pyright: ignore[reportArgumentType]
 
     def flush(self) -> None:
         """Bring the file to disk and give its pages back."""

@@ -34,7 +34,7 @@ from krepes.data.stream import (
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import STORES, Engine, MemoryPlan, plan_memory, rank_tolerance
 from krepes.errors import KrepesWarning, LandmarkError
-from krepes.features import FeatureStore, Recomputed
+from krepes.features import Recomputed, ShardedStore
 from krepes.kernel.gradients import GradientMap
 from krepes.kernel.ntk import (
     NTK,
@@ -54,6 +54,7 @@ from krepes.objectives.pairs import Pairs
 from krepes.progress import Progress
 from krepes.solver import Newton, Outcome, Step, solve
 from krepes.work import Work
+from krepes.workers import current
 
 MUCH = 500.0  # times smaller by centring: inputs far from zero; convolutional networks alone reach a tenth of it
 UNROUNDED = 1e-6  # relative error of a kernel that was computed in float32
@@ -130,7 +131,7 @@ def fit(
         note(f"{len(indices)} of {n} samples{measured}")
 
     with progress.stage("nystrom") as note:
-        nystrom = decompose(rows.K_mm, h, rank_cut(settings, rows))
+        nystrom = agreed_nystrom(decompose(rows.K_mm, h, rank_cut(settings, rows)))
         if rows.amplification > MUCH and encoder.dtype == torch.float32:
             warnings.warn(
                 f"centring leaves 1/{rows.amplification:.0f} of the kernel: float32 rounding is that much larger in "
@@ -146,6 +147,12 @@ def fit(
     return Fit(indices, rows, nystrom, moments, step, A0, dA, memory, error)
 
 
+def agreed_nystrom(nystrom: Nystrom) -> Nystrom:
+    """The first worker's eigenpairs: others may round differently, or turn vectors of equal eigenvalues."""
+    U, eigenvalues = current().same((nystrom.U.cpu(), nystrom.eigenvalues.cpu()))
+    return Nystrom(U.to(nystrom.U.device), eigenvalues.to(nystrom.U.device), nystrom.h)
+
+
 def take_step(stream: "Stream", progress: Progress) -> tuple[Moments | None, Step]:
     """The last two stages: the views' moments or features, and the Newton step."""
     settings, nystrom = stream.settings, stream.nystrom
@@ -156,12 +163,21 @@ def take_step(stream: "Stream", progress: Progress) -> tuple[Moments | None, Ste
             moments = sum_moments(stream, note)
             problem = moment_problem(settings.objective, moments)
     with progress.stage("newton") as note:
-        step = kept_step(stream.work, nystrom)
+        step = agreed_step(kept_step(stream.work) if current().first else None, nystrom)
         if step is None:
             generator = torch.Generator().manual_seed(settings.seed)
             step = solve(settings.newton, problem, nystrom.B0, nystrom.eigenvalues, generator, note)
-            stream.work.save("step", {"dB": step.dB}, json.dumps(step.outcome.as_plain()))
+            step = agreed_step(step, nystrom)
+            assert step is not None
+            if current().first:
+                stream.work.save("step", {"dB": step.dB}, json.dumps(step.outcome.as_plain()))
     return moments, step
+
+
+def agreed_step(step: Step | None, nystrom: Nystrom) -> Step | None:
+    """The first worker's step: others may round differently, or not see its file yet."""
+    found = current().same(step and (step.dB.cpu(), step.outcome))
+    return None if found is None else Step(found[0].to(nystrom.U.device), found[1])
 
 
 def rank_cut(settings: Settings, rows: KernelRows) -> float:
@@ -212,11 +228,13 @@ def kept_landmarks(
     settings: Settings, source: Source, gradients: GradientMap, memory: MemoryPlan, work: Work
 ) -> list[int]:
     """The landmarks that an earlier run chose, or new ones."""
-    kept = work.load("landmarks")
-    if kept is not None:
-        return kept["indices"].tolist()
-    indices = choose_landmarks(settings, source, gradients, memory)
-    work.save("landmarks", {"indices": torch.tensor(indices)})
+    first = current().first
+    kept = work.load("landmarks") if first else None
+    indices: list[int] | None = current().same(None if kept is None else kept["indices"].tolist())
+    if indices is None:
+        indices = current().same(choose_landmarks(settings, source, gradients, memory))
+        if first:
+            work.save("landmarks", {"indices": torch.tensor(indices)})
     return indices
 
 
@@ -295,24 +313,29 @@ class Stream:
 
 def sum_moments(stream: Stream, note) -> Moments:
     """Moments of all samples from their shards, each kept when it is finished."""
-    total = None
-    for i, shard in enumerate(shards(len(stream.source))):
+    total, n, workers = no_moments(stream), len(stream.source), current()
+    for i, shard in workers.own(shards(n)):
         name = f"moments-{i:03d}"
         kept = stream.work.load(name)
         if kept is None:
-            part = None
+            part = no_moments(stream)
             for block, phi_a, phi_b in stream.features(shard):
-                found = view_moments(stream.settings, phi_a, phi_b)
-                part = found if part is None else part.add_(found)
+                part.add_(view_moments(stream.settings, phi_a, phi_b))
                 note(block.stop)
-            assert part is not None
             stream.work.save(name, part.tensors())
         else:
             part = Moments(len(shard), **{k: t.to(stream.device) for k, t in kept.items()})
-        total = part if total is None else total.add_(part)
+        total.add_(part)
         note(shard.stop)
-    assert total is not None
+    workers.add(*total.tensors().values())
+    total.n = n
     return total
+
+
+def no_moments(stream: Stream) -> Moments:
+    """Moments of no sample of a stream."""
+    difference = getattr(stream.settings.objective, "difference", False)
+    return Moments.zero(stream.nystrom.rank, difference, stream.device)
 
 
 def view_moments(settings: Settings, phi_a: Tensor, phi_b: Tensor) -> Moments:
@@ -322,12 +345,10 @@ def view_moments(settings: Settings, phi_a: Tensor, phi_b: Tensor) -> Moments:
     return Moments.of(phi_a, phi_b, getattr(settings.objective, "difference", False))
 
 
-def kept_step(work: Work, nystrom: Nystrom) -> Step | None:
+def kept_step(work: Work) -> Step | None:
     """The step that an earlier run took."""
     kept = work.load("step")
-    if kept is None:
-        return None
-    return Step(kept["dB"].to(nystrom.U.device), Outcome.of_plain(json.loads(work.note("step"))))
+    return None if kept is None else Step(kept["dB"], Outcome.of_plain(json.loads(work.note("step"))))
 
 
 def moment_problem(objective: Any, moments: Moments) -> Callable[[Tensor], Problem]:
@@ -359,7 +380,8 @@ def pair_features(stream: Stream, note) -> tuple[Any, Any]:
     dtype, engine = stream.rows.gradients.encoder.dtype, stream.settings.engine
     if engine.store == "recompute":
         return Recomputed(n, 0, stream.one_view), Recomputed(n, 1, stream.one_view)
-    in_memory = stream.work.folder is None and 2 * n * r * dtype.itemsize <= stream.memory.budget // 4
+    together = current().size == 1 and stream.work.folder is None
+    in_memory = together and 2 * n * r * dtype.itemsize <= stream.memory.budget // 4
     if in_memory and engine.store == "float32":
         a, b = (
             torch.empty(n, r, dtype=dtype, device=stream.device),
@@ -370,17 +392,19 @@ def pair_features(stream: Stream, note) -> tuple[Any, Any]:
             note(block.stop)
         return a, b
     kind = dtype if engine.store == "float32" else STORES[engine.store]
-    stores = [FeatureStore(stream.work.place() / f"features-{v}.bin", n, r, kind) for v in "ab"]
-    for i, shard in enumerate(shards(n)):
-        name = f"features-{i:03d}"
+    parts, place = shards(n), stream.work.place()
+    views = [ShardedStore(place, f"features-{v}", parts, r, kind) for v in "ab"]
+    for i, shard in current().own(parts):
+        name, stores = f"features-{i:03d}", [view.shard(i) for view in views]
         kept = stream.work.load(name)
-        if kept is None or kept["crc"].tolist() != [s.crc(shard) for s in stores]:
+        if kept is None or kept["crc"].tolist() != [s.crc() for s in stores]:
             for block, *pair in stream.features(shard):
                 for store, phi in zip(stores, pair, strict=True):
-                    store.write(block, phi)
+                    store.write(block.start - shard.start, phi)
                 note(block.stop)
             for store in stores:
                 store.flush()
-            stream.work.save(name, {"crc": torch.tensor([s.crc(shard) for s in stores])})
+            stream.work.save(name, {"crc": torch.tensor([s.crc() for s in stores])})
         note(shard.stop)
-    return stores[0], stores[1]
+    current().wait()  # batches hold samples of all shards
+    return views[0], views[1]

@@ -2,21 +2,24 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from rich.console import Console
 
+import krepes
 from krepes.audit.findings import AuditPlan, Findings, find
 from krepes.audit.selection import explained_positions, positions_of
 from krepes.auditor import Auditor
 from krepes.data.source import Source
 from krepes.data.stream import Views
 from krepes.engine import in_words, peak_resident
-from krepes.errors import ConfigError
+from krepes.errors import ConfigError, RunFolderError
 from krepes.files import one_writer, remove_unfinished, sha256_file, sha256_tree, write_atomically, write_json
 from krepes.report.audited import of_source
 from krepes.report.card import build_card
@@ -29,6 +32,7 @@ from krepes.stored import StoredRun
 from krepes.tables import write_tables
 from krepes.terminal import say, visible
 from krepes.work import Work, key_of
+from krepes.workers import current
 
 EXPLAINED = 6  # samples that a report explains when nobody names them
 WORK = "work"  # finished blocks inside the run folder, removed when the run is complete
@@ -75,48 +79,50 @@ def run_audit(
     plan.check(source)
     refuse_unknown(source, redact)
     chosen = explained_positions(source, explain, auditor.settings.seed)
-    with one_writer(folder):
+    workers = current()
+    with one_writer(folder) if workers.first else nullcontext():
         prints = {"encoder": auditor.encoder.fingerprint(), "data": source.fingerprint()}
         if labels is not None:
             prints["labels"] = hashlib.sha256(repr(labels.tolist()).encode()).hexdigest()
         if plan.concept_folder is not None:
             prints["concepts"] = sha256_tree(Path(plan.concept_folder))
         identity = {"fingerprints": prints, "config": config, "behaviour": auditor.behaviour(source, views)}
-        if overwrite and (folder / "manifest.json").exists():
-            for name in (*OUTPUTS, *FINDINGS, *SHOWN):
-                (folder / name).unlink(missing_ok=True)
-            Work(folder / WORK).clear()
-            (folder / "manifest.json").unlink()  # last: without it, what remains would be a stranger's
-        run = RunFolder.open(folder, identity)
-        if run.found:
-            say(console, run.found)
-        if run.complete and not damaged(folder):
+        workers.agree(seen_by_a_worker(auditor, prints, config))
+        run = opened(folder, identity, overwrite, console) if workers.first else None
+        if workers.same(run is None):
             return folder / "report.html"
-        if run.complete:
-            gone = damaged(folder)
-            verb = "is" if len(gone) == 1 else "are"
-            say(console, f"{', '.join(gone)} in {folder} {verb} missing or changed; the run is made again.", "yellow")
-        numbers = {"settings": describe_settings(auditor.settings), "device": str(auditor.encoder.device),
+        numbers = {"settings": describe_settings(auditor.settings), "device": auditor.encoder.device.type,
                    "dtype": str(auditor.encoder.dtype)}  # fmt: skip
-        key = key_of({**identity, **numbers, "versions": versions()})
+        # of the first worker: numbers computed from the first samples may be rounded differently elsewhere
+        key = workers.same(key_of({**identity, **numbers, "versions": versions()}))
         work = Work(folder / WORK, key)
-        for place in (folder, folder / WORK):
-            remove_unfinished(place)
+        seen = workers.all((folder / WORK).is_dir())
+        if not all(seen):
+            raise RunFolderError(f"worker {seen.index(False)} does not see {folder}; expected a folder that all share")
+        workers.scratch = folder / WORK
+
+        def mark(state: str, stage: str | None = None) -> None:
+            if run is not None:
+                run.mark(state, *([] if stage is None else [stage]))
+
         try:
-            run.mark("running", "fit")
+            mark("running", "fit")
             auditor.fit_with(source, views, work)
-            run.mark("running", "scores")
+            mark("running", "scores")
             with auditor.progress.stage("scores", total=len(source)) as note:
                 landmarks = write_tables(auditor, source, folder, top_k, work, note)
                 if work.reused:
                     note(f"{len(work.reused)} finished blocks of an earlier run used")
-            run.mark("running", "findings")
+            mark("running", "findings")
             found = find(auditor, plan, chosen, labels)
+            trust = auditor.trust_
+            if not workers.first:
+                return folder / "report.html"
             written = write_findings(found, folder)
             for note in found.notes:
                 auditor.progress.say(f"note       {note}")
-            run.mark("running", "report")
-            write_json(folder / "trust.json", auditor.trust_.as_dict())
+            mark("running", "report")
+            write_json(folder / "trust.json", trust.as_dict())
             with auditor.progress.stage("report"):
                 written += write_shown(auditor, folder, chosen, landmarks, found, thumbnails, redact)
             peak = peak_resident()
@@ -139,11 +145,51 @@ def run_audit(
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             try:
-                run.mark(state)
+                mark(state)
             except Exception as second:  # the first error is the one to tell; it may be the reason for this one
                 error.add_note(f"The manifest could not be updated either: {second}")
             raise
         return folder / "report.html"
+
+
+def seen_by_a_worker(auditor: Auditor, prints: dict[str, str], config: dict[str, Any]) -> dict[str, str]:
+    """What must be the same on every worker."""
+    settings = {k: v for k, v in config.items() if k != "device"}
+    return {
+        "krepes": f"{krepes.__version__} ({code_fingerprint()})", "torch": torch.__version__,
+        "the settings": key_of({"config": settings, "settings": describe_settings(auditor.settings)})[:12],
+        **{f"the {name}": value[:12] for name, value in prints.items()},
+    }  # fmt: skip
+
+
+def code_fingerprint() -> str:
+    """sha256 over krepes' own sources."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(krepes.__file__).parent.rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def opened(folder: Path, identity: dict[str, Any], overwrite: bool, console: Console) -> RunFolder | None:
+    """The folder, ready for a run with this identity; None where a complete one stands."""
+    if overwrite and (folder / "manifest.json").exists():
+        for name in (*OUTPUTS, *FINDINGS, *SHOWN):
+            (folder / name).unlink(missing_ok=True)
+        Work(folder / WORK).clear()
+        (folder / "manifest.json").unlink()  # last: without it, what remains would be a stranger's
+    run = RunFolder.open(folder, identity)
+    if run.found:
+        say(console, run.found)
+    if run.complete:
+        gone = damaged(folder)
+        if not gone:
+            return None
+        verb = "is" if len(gone) == 1 else "are"
+        say(console, f"{', '.join(gone)} in {folder} {verb} missing or changed; the run is made again.", "yellow")
+    (folder / WORK).mkdir(parents=True, exist_ok=True)
+    for place in (folder, folder / WORK):
+        remove_unfinished(place)
+    return run
 
 
 def finished(manifest: dict[str, Any], sums: dict[str, str]) -> dict[str, Any]:

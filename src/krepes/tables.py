@@ -21,6 +21,7 @@ from krepes.engine import BLOCK
 from krepes.errors import KrepesWarning
 from krepes.files import write_atomically
 from krepes.work import Work
+from krepes.workers import current
 
 NEIGHBOURS = 10  # landmarks per point in points.parquet
 PLANE_SAMPLES = 4000  # the map's axes are fitted on so many
@@ -30,17 +31,21 @@ def write_tables(auditor: Auditor, source: Source, folder: Path, top_k: int, wor
     """landmarks.parquet (returned), influence.parquet and points.parquet; finished shards are kept in `work`."""
     fit = auditor.fit_
     kept = min(max(top_k, NEIGHBOURS), len(fit.indices))
+    workers = current()
     plane = fitted_plane(auditor, source, work)
     totals = torch.zeros(3, len(fit.indices), dtype=torch.float64)
-    for i, shard in enumerate(shards(len(source))):
+    for i, shard in workers.own(shards(len(source))):
         totals += score_shard(auditor, source, shard, kept, plane, work, i, note)["totals"]
         note(shard.stop)
+    workers.add(totals)
     metadata = source.metadata()
     raw = None if metadata is None else storable(metadata)
     landmarks = rank_landmarks(auditor, totals[0] / len(source), totals[1], totals[2])
     shown = pa.Table.from_pandas(landmarks, preserve_index=False).replace_schema_metadata()
     if raw is not None:
         shown = beside(shown, raw.take(landmarks["position"].tolist()))
+    if not workers.first:  # the first one writes what the others' shards hold
+        return landmarks
     write_atomically(folder / "landmarks.parquet", lambda p: pq.write_table(shown, p))
 
     def scored() -> Iterator[tuple[range, dict[str, Tensor]]]:
@@ -105,14 +110,16 @@ def rank_landmarks(auditor: Auditor, mean_influence: Tensor, signed: Tensor, siz
 
 def fitted_plane(auditor: Auditor, source: Source, work: Work) -> Plane:
     """The principal plane of a seeded subset's representations."""
-    kept = work.load("plane")
+    first = current().first
+    kept = current().same(work.load("plane") if first else None)
     if kept is None:
         generator = torch.Generator().manual_seed(auditor.settings.seed)
         subset = sorted(torch.randperm(len(source), generator=generator)[:PLANE_SAMPLES].tolist())
         f = [auditor.represent(read(source, subset[i : i + BLOCK])) for i in range(0, len(subset), BLOCK)]
         plane = Plane.of(torch.cat(f))
-        work.save("plane", {"mean": plane.mean, "axes": plane.axes})
-        return plane
+        kept = current().same({"mean": plane.mean.cpu(), "axes": plane.axes.cpu()})
+        if first:
+            work.save("plane", kept)
     return Plane(kept["mean"], kept["axes"])
 
 

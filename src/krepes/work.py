@@ -16,7 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from krepes.errors import RunFolderError
 from krepes.files import write_atomically
+from krepes.workers import current
 
 
 class Work:
@@ -29,7 +31,7 @@ class Work:
 
     def __init__(self, folder: Path | None = None, key: str = ""):
         self.folder, self.key = folder, key
-        self.reused: list[str] = []
+        self.reused: list[str] = []  # by this worker
         self._written: set[str] = set()
         self._temporary: tempfile.TemporaryDirectory | None = None
 
@@ -76,8 +78,17 @@ class Work:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             return self.folder
-        self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="krepes-")
-        return Path(self._temporary.name)
+        workers = current()
+        if self._temporary is None and workers.first:
+            self._temporary = tempfile.TemporaryDirectory(prefix="krepes-", dir=workers.scratch)
+        place = Path(workers.same(self._temporary.name if self._temporary else ""))
+        unseen = [rank for rank, seen in enumerate(workers.all(place.is_dir())) if not seen]
+        if unseen:
+            raise RunFolderError(
+                f"worker {unseen[0]} does not see {place}, where the workers exchange the features of pairs. Fit with "
+                "work=…, a folder that all of them see."
+            )
+        return place
 
     def clear(self) -> None:
         """Remove all blocks."""

@@ -33,6 +33,7 @@ from krepes.solver import Outcome, Status
 from krepes.solver.cg import conjugate_gradients_together
 from krepes.solver.system import System, linearise
 from krepes.work import Work
+from krepes.workers import current
 
 VIEWS = 32  # of each explained sample, for its local invariance
 SOLVE_NUMBERS = 2**23  # of the right-hand sides that are solved together; each solve holds four such vectors
@@ -111,12 +112,13 @@ def attribute(
                 stream = replace(stream, **dict(zip(("source", "views"), subset(source, views, among), strict=True)))
 
             def sensitivities(number: int) -> Tensor:
-                parts = []
-                for shard in shards(looked):
+                found = torch.zeros(len(solved.s), looked, dtype=torch.float64)
+                for _, shard in current().own(shards(looked)):
                     for block, phi_a, phi_b in with_views(stream, number).features(shard):
-                        parts.append(sensitivity(phi_a, phi_b).cpu())
+                        found[:, block.start : block.stop] = sensitivity(phi_a, phi_b).cpu()
                         note(number * looked + block.stop)
-                return torch.cat(parts, 1)
+                current().add(found)
+                return found
 
         change, error = mean_and_error(sensitivities(number) for number in range(draws))
     broken = listed(~torch.isfinite(change).all(1))
@@ -279,5 +281,7 @@ def streamed_sensitivity(problem: Problem, B: Tensor, D: Tensor, s: Tensor) -> T
         whole, each = batch.per_sample(B, D, s)
         total += whole
         found[:, batch.index] = each.cpu()
+    problem.whole(total)
+    problem.whole(found)
     n = problem.size
     return (found - total.cpu()[:, None] / n) / n

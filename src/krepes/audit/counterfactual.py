@@ -16,7 +16,16 @@ from krepes.data.source import Source, Subset
 from krepes.data.stream import SubsetViews, Views, subset
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.errors import ConfigError
-from krepes.pipeline import Fit, Settings, Stream, moment_problem, planned_memory, streamed_problem, view_moments
+from krepes.pipeline import (
+    Fit,
+    Settings,
+    Stream,
+    agreed_step,
+    moment_problem,
+    planned_memory,
+    streamed_problem,
+    sum_moments,
+)
 from krepes.pipeline import fit as fit_again
 from krepes.progress import Progress
 from krepes.solver import solve
@@ -94,14 +103,13 @@ def without(
         gone, gone_views = subset(source, views, removed)
         leaving = replace(stream, source=gone, views=gone_views)
         with progress.stage("removed samples", total=len(gone)) as note:
-            moments = fit.moments
-            for block, phi_a, phi_b in leaving.features(range(len(gone))):
-                moments = moments - view_moments(settings, phi_a, phi_b)
-                note(block.stop)
+            moments = fit.moments - sum_moments(leaving, note)
         problem = moment_problem(settings.objective, moments)
     with progress.stage("newton") as note:
         generator = torch.Generator().manual_seed(settings.seed)
         step = solve(settings.newton, problem, fit.nystrom.B0, fit.nystrom.eigenvalues, generator, note)
+        step = agreed_step(step, fit.nystrom)
+        assert step is not None
     indices, shown = (fit.indices, shown) if lost else (landmarks.tolist(), rest)
     changed = replace(fit, indices=indices, moments=moments, step=step, dA=fit.nystrom.dual(step.dB), memory=memory)
     return Refit(changed, rest, rest_views, shown)

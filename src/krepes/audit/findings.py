@@ -23,6 +23,7 @@ from krepes.audit.statistics import FEWEST as FEWEST_POINTS
 from krepes.data.source import Source, Subset
 from krepes.data.stream import VIEW_BLOCK, SubsetViews
 from krepes.errors import ConfigError, DataError, KrepesError, KrepesWarning, is_whole, refuse_wrong_types
+from krepes.workers import WorkerError, current
 
 if TYPE_CHECKING:
     from krepes.auditor import Auditor
@@ -161,7 +162,10 @@ class _Notes:
             warnings.simplefilter("always", KrepesWarning)
             try:
                 result = make()
+            except WorkerError:
+                raise
             except KrepesError as error:
+                current().share_error(error)
                 result = None
                 self.said.append(f"{what}: not available; {error}")
         for one in caught:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from krepes.data.source import Source
-from krepes.data.stream import read
+from krepes.data.stream import blocks, read
 from krepes.errors import ConfigError, NonFiniteError
 from krepes.pipeline import Fit, Settings
 from krepes.solver import Outcome
+from krepes.workers import current
 
 ENCODED = 4096  # training samples at least, if there are so many, that the encoder's output is fitted on
 BLOCK = 256  # samples at a time
@@ -106,11 +107,13 @@ def at_encoder(fit: Fit, settings: Settings, source: Source, damping: float) -> 
     """
     number = min(len(source), max(ENCODED, 4 * fit.nystrom.rank))
     drawn = np.sort(np.random.default_rng(settings.seed).permutation(len(source))[:number]).tolist()
-    sums: list[Tensor] = []
-    for start in range(0, number, BLOCK):
-        phi, z = features_and_outputs(fit, source, drawn[start : start + BLOCK])
-        parts = [phi.T @ phi, phi.T @ z, phi.sum(0), z.sum(0)]
-        sums = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
+    r, d = fit.nystrom.rank, fit.rows.gradients.encoder.n_outputs or 0
+    sums = [torch.zeros(shape, dtype=torch.float64, device=fit.nystrom.U.device) for shape in ((r, r), (r, d), r, d)]
+    for _, block in current().own(blocks(range(number), BLOCK)):
+        phi, z = features_and_outputs(fit, source, drawn[block.start : block.stop])
+        for total, part in zip(sums, (phi.T @ phi, phi.T @ z, phi.sum(0), z.sum(0)), strict=True):
+            total += part
+    current().add(*sums)
     gram, right, mean_phi, mean_z = (total / number for total in sums)
     if settings.kernel.center:  # its functions have no mean of their own
         gram, right = gram - torch.outer(mean_phi, mean_phi), right - torch.outer(mean_phi, mean_z)

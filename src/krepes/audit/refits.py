@@ -20,6 +20,7 @@ from krepes.errors import LandmarkError, NonFiniteError
 from krepes.kernel.ntk import gradient_map
 from krepes.landmarks import Sampler
 from krepes.pipeline import choose_landmarks
+from krepes.workers import current
 
 if TYPE_CHECKING:
     from krepes.auditor import Auditor
@@ -54,7 +55,8 @@ def refits(auditor: "Auditor", points: np.ndarray, count: int = REFITS) -> list[
     Returns:
         one per half whose landmarks span the representation; the same halves for the same samples and seed.
     """
-    return [one for i in range(count) if (one := _refit(auditor, points, i)) is not None]
+    found = current().map(range(count), lambda i: _refit(auditor, points, i))
+    return [one for one in found if one is not None]
 
 
 def _refit(auditor: "Auditor", points: np.ndarray, number: int) -> Refit | None:

@@ -25,6 +25,7 @@ from krepes.nystrom import decompose
 from krepes.pipeline import Fit, Settings, Stream, planned_memory, rank_cut, take_step
 from krepes.progress import Progress
 from krepes.work import Work
+from krepes.workers import current
 
 TRAINING = 4096  # samples of a refit
 POINTS = 256  # samples whose top landmarks are compared
@@ -128,16 +129,21 @@ def stability(
         dA = fit.dA if len(source) <= TRAINING and which is again.settings else again.step(drawn, which)[1]
         return influence_of(drawn, dA, points)
 
-    mine, theirs = (attempted(lambda which=which: influences(which)) for which in (again.settings, other))
+    tasks = (
+        lambda: influences(again.settings),
+        lambda: influences(other),
+        lambda: by_uniform_landmarks(again, x),
+        lambda: with_shuffled_weights(again, points),
+    )
+    mine, theirs, random, unlearned = current().map(tasks, attempted)
     k = min(TOP_K, max(1, len(landmarks) // 4))  # more of them would agree by chance
     if isinstance(mine, str):
         overlap = randomised = f"the refit of the same settings failed: {mine}"
     else:
         overlap = theirs if isinstance(theirs, str) else jaccard(mine, theirs, k)
-        randomised = shuffled_weights(again, mine, points)
-    return Stability(
-        overlap, chance(k, len(landmarks)), uniform_landmarks(again, x), randomised, len(again.source)
-    )  # fmt: skip
+        failed = isinstance(unlearned, str)
+        randomised = f"with shuffled weights, {unlearned}" if failed else rank_correlation(mine, unlearned)
+    return Stability(overlap, chance(k, len(landmarks)), random, randomised, len(again.source))
 
 
 def attempted(make: Callable[[], Found]) -> Found | str:
@@ -148,32 +154,23 @@ def attempted(make: Callable[[], Found]) -> Found | str:
         return str(error)
 
 
-def uniform_landmarks(again: Refitter, x: Tensor) -> Tensor | str:
-    """f (t, h) of the samples by as many landmarks drawn uniformly, or why there is none."""
+def by_uniform_landmarks(again: Refitter, x: Tensor) -> Tensor:
+    """f (t, h) of the samples by as many landmarks drawn uniformly."""
     m = min(len(again.fit.rows.landmarks), len(again.source))
     chosen = np.random.default_rng(again.settings.seed + 1).permutation(len(again.source))[:m]
-
-    def represented() -> Tensor:
-        rows = again.rows(again.encoder, read(again.source, chosen.tolist()), again.settings)
-        A0, dA = again.step(rows, again.settings)
-        return torch.cat([rows(part)[0].double() for part in x.split(POINTS)]) @ (A0 + dA)
-
-    return attempted(represented)
+    rows = again.rows(again.encoder, read(again.source, chosen.tolist()), again.settings)
+    A0, dA = again.step(rows, again.settings)
+    return torch.cat([rows(part)[0].double() for part in x.split(POINTS)]) @ (A0 + dA)
 
 
-def shuffled_weights(again: Refitter, scores: Tensor, x: Tensor) -> float | str:
-    """Mean Spearman correlation of influences (t, m) with those of the network with shuffled weights, or why none."""
-
-    def influences() -> Tensor:
-        encoder = FrozenEncoder(
-            shuffled(again.encoder.module, again.settings.seed), again.settings.kernel.params, again.encoder.device,
-            again.encoder.dtype,
-        )  # fmt: skip
-        rows = again.rows(encoder, again.fit.rows.landmarks, again.settings)
-        return influence_of(rows, again.step(rows, again.settings)[1], x)
-
-    theirs = attempted(influences)
-    return f"with shuffled weights, {theirs}" if isinstance(theirs, str) else rank_correlation(scores, theirs)
+def with_shuffled_weights(again: Refitter, x: Tensor) -> Tensor:
+    """Influences (t, m) by the network with shuffled weights."""
+    encoder = FrozenEncoder(
+        shuffled(again.encoder.module, again.settings.seed), again.settings.kernel.params, again.encoder.device,
+        again.encoder.dtype,
+    )  # fmt: skip
+    rows = again.rows(encoder, again.fit.rows.landmarks, again.settings)
+    return influence_of(rows, again.step(rows, again.settings)[1], x)
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float | str:

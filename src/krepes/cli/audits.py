@@ -46,12 +46,15 @@ def audit(
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Audit an encoder as a configuration file says."""
-    with errors_in_words():
+    """Audit an encoder as a configuration file says; under torchrun its processes divide the samples among them."""
+    from krepes.workers import started
+
+    with errors_in_words(), started() as workers:
         from krepes.config import build_auditor, build_data, build_plan, build_views, read_config, with_recipe
         from krepes.config.reading import naming_the_line
         from krepes.run import run_audit, summarise
 
+        quiet = quiet or not workers.first  # one of them speaks
         console = terminal(quiet)
         folder = config.resolve().parent
         settings = with_recipe(read_config(config, [*(set_ or []), *shown(thumbnails, redact)]), folder)
@@ -71,7 +74,7 @@ def audit(
             plan=build_plan(settings, folder), labels=labels if settings.audit.evaluate else None,
             thumbnails=settings.report.thumbnails, redact=settings.report.redact,
         )  # fmt: skip
-        if auditor._fit is not None:
+        if auditor._fit is not None and workers.first:
             summarise(auditor, target, console)
         console.print(f"run folder: {target}\nreport:     {report}", highlight=False, soft_wrap=True, markup=False)
 

@@ -25,6 +25,7 @@ from krepes.kernel.ntk import NTK
 from krepes.landmarks import KMeansPlusPlus, LeverageScores, RPCholesky, Uniform
 from krepes.progress import Progress
 from krepes.solver import Newton
+from krepes.workers import device_of_worker
 
 SAMPLERS = {
     "kmeans++": KMeansPlusPlus,
@@ -275,7 +276,7 @@ def build_auditor(config: Config, network: nn.Module, progress: Progress) -> Aud
         newton,
         config.n_components,
         config.seed,
-        config.device,
+        device_of_worker(config.device),
         getattr(torch, config.dtype),
         progress=progress,
         engine=Engine(**config.engine.model_dump()),

@@ -11,6 +11,7 @@ from torch import Tensor
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.errors import ConfigError, LandmarkError, NonFiniteError, refuse_wrong_types
 from krepes.kernel.gradients import GradientFeatures, GradientMap
+from krepes.workers import current
 
 # Numbers in the gradient features of a tile, and of landmarks that are kept, where no memory plan says it (104 MiB and
 # 1 GiB in float32). On a CPU, a tile 3 times as large was measured to take 1.25 times as long per sample, since its
@@ -244,11 +245,14 @@ class KernelColumns:
     tile: int | None = None
 
     def __post_init__(self):
-        per_sample = max(1, self.gradients.features_per_sample())
+        per_sample, workers = max(1, self.gradients.features_per_sample()), current()
         self._tile = self.tile or max(1, min(ROWS, TILE_NUMBERS // per_sample))
-        keep = per_sample * len(self.pool) * self.gradients.encoder.dtype.itemsize <= self.limit
-        self._kept = GradientFeatures.collected(self._computed_tiles(), len(self.pool)) if keep else None
-        diagonal = torch.cat([f.square_norm() for f in self._tiles()])
+        bounds = [len(self.pool) * k // workers.size for k in (workers.rank, workers.rank + 1)]
+        self._own = slice(*bounds)  # the rows of the pool that this worker computes
+        held = bounds[1] - bounds[0]
+        keep = per_sample * held * self.gradients.encoder.dtype.itemsize <= self.limit and held > 0
+        self._kept = GradientFeatures.collected(self._computed_tiles(), held) if keep else None
+        diagonal = self._whole([f.square_norm() for f in self._tiles()], len(self.pool))
         refuse_non_finite(torch.isfinite(diagonal), self.ids)
         # of an entry k(x, x'), about eps·√(k(x,x)k(x',x')) before centring
         self.rounding = torch.finfo(self.gradients.encoder.dtype).eps * diagonal
@@ -275,15 +279,25 @@ class KernelColumns:
         return self._computed_tiles() if self._kept is None else iter([self._kept])
 
     def _computed_tiles(self) -> Iterator[GradientFeatures]:
-        for start in range(0, len(self.pool), self._tile):
-            yield self.gradients(self.pool[start : start + self._tile])
+        for start in range(self._own.start, self._own.stop, self._tile):
+            yield self.gradients(self.pool[start : min(start + self._tile, self._own.stop)])
 
     def _raw_columns(self, chosen: Tensor) -> Tensor:
         parts = []
         for c in chosen.split(self._tile):
             z = self.gradients(self.pool[c])
-            parts.append(torch.cat([f.inner(z) for f in self._tiles()]))
+            parts.append(self._whole([f.inner(z) for f in self._tiles()], len(self.pool), len(c)))
         return torch.cat(parts, 1)
+
+    def _whole(self, tiles: list[Tensor], *shape: int) -> Tensor:
+        """The pool's rows from those of each worker."""
+        if current().size == 1:
+            return torch.cat(tiles)
+        found = torch.zeros(shape, dtype=torch.float64, device=self.gradients.encoder.device)
+        if tiles:
+            found[self._own] = torch.cat(tiles).double()
+        current().add(found)
+        return found
 
 
 @dataclass

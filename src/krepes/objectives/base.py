@@ -16,6 +16,7 @@ from torch.func import grad, jvp, vjp
 
 from krepes.errors import ConfigError
 from krepes.objectives.moments import Form
+from krepes.workers import current
 
 Inner = Any  # a tensor or a tuple of tensors
 KEEP_BYTES = 2**28  # of embeddings that a linearisation keeps between products; beyond, they are computed anew
@@ -163,11 +164,13 @@ class Problem:
         terms: a callable that yields the terms, since streamed terms are made when they are needed.
         size: pairs that are streamed; 0 when moments say everything.
         subset: k ↦ the same objective on a seeded subset of about k pairs, for the curvature; None for moments.
+        divided: the terms are this worker's share; sums are over all workers.
     """
 
     terms: Callable[[], Iterable[Summand]]
     size: int = 0
     subset: "Callable[[int], Problem] | None" = None
+    divided: bool = False
 
     def on(self, samples: int | None) -> "Problem":
         """The problem on the seeded subset of that many pairs; this one if it has no more, or knows moments."""
@@ -179,14 +182,20 @@ class Problem:
         """L(B), float64 scalar."""
         total = torch.zeros((), dtype=torch.float64, device=B.device)
         for t in self.terms():
-            total = total + t.weight * t.value(B).double()
-        return total
+            total += t.weight * t.value(B).double()
+        return self.whole(total)
 
     def gradient(self, B: Tensor) -> Tensor:
         """∇L(B) = Σ Jₛᵀ ∇ψ, (r, h)."""
         total = torch.zeros_like(B)
         for t in self.terms():
             total += t.weight * t.gradient(B)
+        return self.whole(total)
+
+    def whole(self, total: Tensor) -> Tensor:
+        """A sum over this worker's terms, added up in place over all workers'."""
+        if self.divided:
+            current().add(total)
         return total
 
     def ggn(self, B: Tensor) -> Callable[[Tensor], Tensor]:
@@ -204,7 +213,7 @@ class Problem:
             total = torch.zeros_like(V)
             for weight, part in linearised() if kept is None else kept:
                 total += weight * (part(V) if V.ndim == B.ndim else torch.stack([part(one) for one in V]))
-            return total
+            return self.whole(total)
 
         return product
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import ClassVar
 
 import torch
@@ -13,6 +11,7 @@ from krepes.errors import ConfigError
 from krepes.objectives.base import Problem, check_batch_size, check_constants
 from krepes.objectives.moments import Moments
 from krepes.objectives.pairs import Pairs, normalise, streamed, unit, unit_tangent
+from krepes.workers import current
 
 Predictor = tuple[Tensor, Tensor]  # W (h, h), c (h,)
 
@@ -58,8 +57,13 @@ class BYOL:
         if self.predictor == "identity":
             zero = torch.zeros(h, dtype=B.dtype, device=B.device)
             return (eye, zero), (eye, zero)
-        blocks = (pairs.load(index, B.device) for index in pairs.division(self.batch_size))
-        moments = reduce(add, (Moments.of(a.double() @ B, b.double() @ B) for a, b in blocks))
+        moments = Moments.zero(h, False, B.device)
+        batches = pairs.division(self.batch_size)
+        for _, index in current().own(batches):
+            phi_a, phi_b = pairs.load(index, B.device)
+            moments.add_(Moments.of(phi_a.double() @ B, phi_b.double() @ B))
+        current().add(*moments.tensors().values())
+        moments.n = sum(len(index) for index in batches)
         cross, means = moments.covariance("ab"), (moments.mean_a, moments.mean_b)
 
         def fit(own: str, cross: Tensor, mean: Tensor, other_mean: Tensor) -> Predictor:

@@ -41,6 +41,13 @@ class Moments:
         products = [gram(a), gram(b), (a.T @ b).double()] + ([gram(a - b)] if difference else [])
         return cls(len(a), *sums, *(m[:r, :r].contiguous() for m in products))
 
+    @classmethod
+    def zero(cls, r: int, difference: bool, device: torch.device) -> "Moments":
+        """Of no sample."""
+        vectors = (torch.zeros(r, dtype=torch.float64, device=device) for _ in range(2))
+        matrices = (torch.zeros(r, r, dtype=torch.float64, device=device) for _ in range(4 if difference else 3))
+        return cls(0, *vectors, *matrices)
+
     def add_(self, other: "Moments") -> "Moments":
         """Add another part's sums in place."""
         self.n += other.n

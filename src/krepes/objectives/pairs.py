@@ -9,6 +9,7 @@ from torch import Tensor
 
 from krepes.errors import ConfigError
 from krepes.objectives.base import Problem, Summand
+from krepes.workers import current
 
 SHORTEST = 1e-12  # an embedding shorter than this has no direction
 
@@ -73,7 +74,7 @@ class Pairs:
 def streamed(
     pairs: Pairs, batch_size: int | None, term: Callable[[Tensor, float], Summand], samples: int | None = None
 ) -> Problem:
-    """The mean of a loss over the seeded batches, weighted by their share of the pairs.
+    """The mean of a loss over the seeded batches, weighted by their share of the pairs; each is one worker's.
 
     Args:
         term: (positions of a batch (N,), its share) ↦ its summand; made anew whenever it is needed.
@@ -82,10 +83,12 @@ def streamed(
     """
     batches = pairs.division(batch_size, samples)
     total = sum(len(index) for index in batches)
+    own = [index for _, index in current().own(batches)]
     return Problem(
-        lambda: (term(index, len(index) / total) for index in batches),
+        lambda: (term(index, len(index) / total) for index in own),
         total,
         lambda k: streamed(pairs, batch_size, term, k),
+        divided=True,
     )
 
 

@@ -1,0 +1,251 @@
+"""The processes that share an audit's samples: every sum over samples goes through here.
+
+All workers run the same program. What is over samples is divided by shards (`krepes.data.stream.shards`), which depend
+on the number of samples alone, each computed by one worker; `add` brings the sums together. What is not over samples,
+such as the landmarks' kernel, is computed by every worker alike. One process alone is a worker without others, for whom
+nothing here does anything.
+
+PyTorch Distributed carries the sums; torchrun starts the processes, and starts them again when one dies.
+"""
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from krepes.errors import ConfigError, KrepesError
+
+LIMIT = timedelta(minutes=30)  # without any word of the others, after which a sum gives up
+GRACE = 15.0  # seconds that a worker waits for the others to meet the same error
+LOOK = 0.5  # seconds between two looks at whether another worker has stopped
+FAILED = "failed"
+
+Part = TypeVar("Part")
+Value = TypeVar("Value")
+
+
+class WorkerError(KrepesError, RuntimeError):
+    """Another worker stopped, and this one with it; names it."""
+
+
+@dataclass
+class Workers:
+    """One of `size` processes.
+
+    Attributes:
+        rank: which, from 0.
+        size: how many there are.
+        store: what they tell each other beside sums; None for one process alone.
+        scratch: a folder that all see, for what they exchange in files; default the system's temporary one.
+        numbers: that this worker put into sums so far.
+    """
+
+    rank: int = 0
+    size: int = 1
+    store: Any = None
+    scratch: Path | None = None
+    numbers: int = 0
+    _met: int = field(default=0, repr=False)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    def own(self, parts: Iterable[Part]) -> Iterator[tuple[int, Part]]:
+        """This worker's parts with their numbers: every `size`-th one."""
+        return ((i, part) for i, part in enumerate(parts) if i % self.size == self.rank)
+
+    def add(self, *tensors: Tensor) -> None:
+        """Sum each tensor over the workers, in place and on all of them to the same bits.
+
+        Raises:
+            WorkerError: another worker has stopped.
+        """
+        if self.size == 1:
+            return
+        for tensor in tensors:
+            whole = tensor.contiguous()
+            self.numbers += whole.numel()
+            self._wait(lambda whole=whole: dist.all_reduce(whole, async_op=True))
+            if whole is not tensor:
+                tensor.copy_(whole)
+
+    def all(self, value: Value) -> list[Value]:
+        """What each worker holds, in the order of ranks."""
+        if self.size == 1:
+            return [value]
+        packed = io.BytesIO()
+        torch.save(value, packed)
+        mine = torch.frombuffer(bytearray(packed.getvalue()), dtype=torch.uint8)
+        lengths = torch.zeros(self.size, dtype=torch.int64)
+        lengths[self.rank] = len(mine)
+        self.add(lengths)
+        ends = lengths.cumsum(0).tolist()
+        everything = torch.zeros(ends[-1], dtype=torch.uint8)
+        everything[ends[self.rank] - len(mine) : ends[self.rank]] = mine
+        self.add(everything)
+        raw = everything.numpy().tobytes()
+        parts = [io.BytesIO(raw[end - n : end]) for end, n in zip(ends, lengths.tolist(), strict=True)]
+        return [torch.load(part, map_location=_on_own_device, weights_only=False) for part in parts]
+
+    def same(self, value: Value) -> Value:
+        """What the first worker holds."""
+        return self.all(value if self.first else None)[0]  # type: ignore[return-value]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.add(torch.zeros(1))
+
+    def map(self, items: Sequence[Part], function: Callable[[Part], Value]) -> list[Value]:
+        """The function of each item, computed by one of the workers without the others."""
+        with alone():
+            mine = {i: function(item) for i, item in self.own(items)}
+        found = {i: value for part in self.all(mine) for i, value in part.items()}
+        return [found[i] for i in range(len(items))]
+
+    def agree(self, facts: dict[str, Any]) -> None:
+        """Refuse workers that are not about to compute the same.
+
+        Args:
+            facts: what ↦ a short text or number.
+
+        Raises:
+            ConfigError: says what differs, and on which worker.
+        """
+        everywhere = self.all(facts)
+        wrong = [
+            f"worker {rank} has {what} {theirs[what]!r}, worker 0 {value!r}"
+            for rank, theirs in enumerate(everywhere)
+            for what, value in everywhere[0].items()
+            if theirs[what] != value
+        ]
+        if wrong:
+            raise ConfigError(
+                f"the workers do not see the same: {'; '.join(wrong)}. Give all of them the same files and versions."
+            )
+
+    def leave(self) -> None:
+        """Wait until nobody wants an answer any more: a connection that closes in a sum ends the other side's."""
+        self.wait()
+        self._meet("left", LIMIT.total_seconds())
+
+    def share_error(self, error: KrepesError) -> None:
+        """Return where every worker has met an error at this point, so that all may go on without what failed.
+
+        Raises:
+            WorkerError: the others have not, within `GRACE` seconds; they would wait for this one.
+        """
+        if self.size == 1:
+            return
+        self._met += 1
+        if not self._meet(f"error/{self._met}", GRACE):
+            raise WorkerError(f"worker {self.rank} alone met an error: {error}") from error
+
+    def _meet(self, where: str, seconds: float) -> bool:
+        """Whether all workers come to a place in the program within a time; without a sum, which some may be in."""
+        keys, until = [f"{where}/{rank}" for rank in range(self.size)], time.monotonic() + seconds
+        self.store.set(keys[self.rank], "here")
+        while not self.store.check(keys):
+            if time.monotonic() > until:
+                return False
+            if self.store.check([FAILED]):
+                raise WorkerError(self.store.get(FAILED).decode())
+            time.sleep(LOOK / 10)
+        return True
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the others that this worker stops, and why."""
+        if self.store is not None and not isinstance(error, WorkerError):
+            self.store.set(FAILED, f"worker {self.rank} stopped: {type(error).__name__}: {error}")
+
+    def _wait(self, begin: Callable[[], Any]) -> None:
+        try:
+            work, looked = begin(), time.monotonic()
+            while not work.is_completed():
+                time.sleep(1e-5)
+                if time.monotonic() - looked > LOOK:
+                    looked = time.monotonic()
+                    if self.store.check([FAILED]):
+                        raise WorkerError(self.store.get(FAILED).decode())
+            work.wait()
+        except RuntimeError as error:
+            if isinstance(error, WorkerError):
+                raise
+            time.sleep(LOOK)  # the other's last word may be on its way
+            told = self.store.get(FAILED).decode() if self.store.check([FAILED]) else "another worker was lost"
+            raise WorkerError(f"{told} ({error})") from error
+
+
+def _on_own_device(storage: Any, location: str) -> Any:
+    """What lay on another worker's GPU comes to this one's."""
+    return storage.cuda() if location.startswith("cuda") else storage
+
+
+ALONE = Workers()
+_current = ALONE
+
+
+def current() -> Workers:
+    """This process's worker; one without others unless `started` is active."""
+    return _current
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Whatever is done inside is this process's own."""
+    global _current
+    kept, _current = _current, ALONE
+    try:
+        yield
+    finally:
+        _current = kept
+
+
+def device_of_worker(name: str) -> str:
+    """The device "cuda" of this process: the GPU of its place on its machine."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if launched() and name == "cuda" else name
+
+
+def launched() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+@contextmanager
+def started() -> Iterator[Workers]:
+    """Join the processes that torchrun started together with this one; without others nothing happens.
+
+    Until the block ends, fits and audits divide their samples among them. All must make the same calls.
+
+    Raises:
+        WorkerError: another worker stopped.
+    """
+    global _current
+    if not launched():
+        yield ALONE
+        return
+    store, rank, size = next(iter(rendezvous("env://", timeout=LIMIT)))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=PrefixStore("sums", store), rank=rank, world_size=size, timeout=LIMIT)
+    _current = Workers(rank, size, PrefixStore("words", store))
+    try:
+        yield _current
+        _current.leave()
+    except BaseException as error:
+        _current.fail(error)
+        raise
+    finally:
+        _current = ALONE
+        dist.destroy_process_group()
