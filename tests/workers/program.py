@@ -10,17 +10,19 @@ import torch
 from safetensors.torch import save_file
 
 from krepes import BYOL, Auditor, BarlowTwins, Newton, SimCLR, SpectralContrastive, VICReg
+from krepes.data import stream
 from krepes.encoders import MLP
 from krepes.workers import started
 
-N, M, H, REMOVED = 8200, 24, 4, 300  # three shards, the last of 8 samples: no share for a fourth worker
+stream.SMALLEST_SHARD = 256
+N, M, H, REMOVED = 520, 24, 4, 60  # three shards, the last of 8 samples: no share for a fourth worker
 OBJECTIVES = {
     "barlow_twins": BarlowTwins(),
     "vicreg": VICReg(),
     "spectral_contrastive": SpectralContrastive(),
-    "simclr": SimCLR(batch_size=700),
-    "byol": BYOL(batch_size=1100),
-    "byol ridge": BYOL(batch_size=1100, predictor="ridge"),
+    "simclr": SimCLR(batch_size=90),
+    "byol": BYOL(batch_size=70),
+    "byol ridge": BYOL(batch_size=70, predictor="ridge"),
 }
 
 
