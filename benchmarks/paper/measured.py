@@ -1,5 +1,6 @@
 """One encoder: train it, audit it, and every figure of the paper's tables that its labels allow."""
 
+import hashlib
 import tempfile
 import time
 import warnings
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -29,14 +31,27 @@ def encoder(case: Case, objective: str, seed: int, work: Path) -> tuple[nn.Modul
     """The trained network in eval mode, and the seconds of its training, None if it was there."""
     torch.manual_seed(seed)
     network, name = case.network(), f"{case.name}-{objective}-{seed}.safetensors"
-    path = next((p for p in (KEPT / name, work / name) if p.is_file()), None)
+    stamp = protocol(case, objective, seed, network)
+    path = next((p for p in (KEPT / name, work / name) if p.is_file() and stamped(p) == stamp), None)
     if path is not None:
         network.load_state_dict(load_file(path))
         return network.eval(), None
     started = time.perf_counter()
     network = train(network, case.training, case.views, OBJECTIVES[objective], case.settings, seed).network
-    save_file(network.state_dict(), work / name)
+    save_file(network.state_dict(), work / name, metadata={"protocol": stamp})
     return network, time.perf_counter() - started
+
+
+def protocol(case: Case, objective: str, seed: int, network: nn.Module) -> str:
+    """A digest of everything that the training depends on but the library's versions."""
+    parts = (case.name, len(case.training), repr(case.views), OBJECTIVES[objective], case.settings, repr(network), seed)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def stamped(path: Path) -> str | None:
+    """The digest that a kept network carries."""
+    with safe_open(path, "pt") as f:
+        return (f.metadata() or {}).get("protocol")
 
 
 def measured(case: Case, objective: str, seed: int, work: Path) -> dict[str, Any]:

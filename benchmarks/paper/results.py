@@ -28,6 +28,18 @@ PAPER = {  # arXiv 2509.24467: accuracy gap in points, Kendall τ; by objective
 DROPS = {"adult": (0.0002, 0.0572), "higgs": (0.0003, 0.0461), "covtype": (0.0003, 0.0810), "cifar10": (0.0011, 0.0667)}
 PRECISION = {"adult": (0.872, 0.809), "covtype": (0.772, 0.550)}  # the paper's own, cosine
 COVERAGE = {"barlow_twins": 12, "vicreg": 18, "byol": 26, "simclr": 27, "spectral_contrastive": 81}  # CIFAR-10
+OTHERS = {
+    "fidelity": "Where a probe's knowledge is lost", "entropy": "Spectral entropy beside a linear probe",
+    "gaps": "Alignment gaps", "removal": "Removal with retraining",
+    "kernel-retraining": "What the frozen kernel can know of retraining", "limits": "Limits",
+}  # fmt: skip
+METHODS = {
+    "cosine": "representation cosine, centred", "gradient cosine": "gradient cosine, centred", "TRAK": "TRAK",
+    "attribution, 200 landmarks": "attribution at the encoder, 200 landmarks",
+    "the same at the step": "attribution at the step, 200 landmarks",
+    "signed contribution, 200 landmarks": "signed contribution, 200 landmarks",
+    "signed contribution, all samples": "signed contribution, all samples as landmarks", "ceiling": "ceiling",
+}  # fmt: skip
 RULES = ("top by influence", "top by contribution", "top toward the predicted class")
 INTRODUCTION = """# Results beside the paper's
 
@@ -53,8 +65,13 @@ def main() -> None:
     for name in CASES:
         found = measure.read_result(f"paper-{name}")
         parts.append(section(name, found) if found else f"## {name}\n\nNot measured.\n")
+    parts.append("## Cost against the number of samples\n\nUp to a million rows, on log-log axes: "
+                 "[benchmarks.md](benchmarks.md).\n")  # fmt: skip
     lds = measure.read_result("lds")
     parts.append(interventions(lds) if lds else "## Attribution against real retraining\n\nNot measured.\n")
+    for name, title in OTHERS.items():
+        found = measure.read_result(f"paper-{name}")
+        parts.append(tables(title, found) if found else f"## {title}\n\nNot measured.\n")
     TARGET.write_text("\n".join(parts), encoding="utf-8")
     print(f"written: docs/{TARGET.name}")
 
@@ -67,7 +84,7 @@ def section(name: str, found: dict[str, Any]) -> str:
     lines = [
         f"## {found['title']}", "",
         f"`make paper-{name}`; {found['note']}; {found['landmarks']} landmarks of {found['training samples']:,} "
-        f"samples, kernel {brief(found['kernel'])}, views {found['views'].partition(', reference')[0]}; seeds {seeds}; "
+        f"samples, kernel {brief(found['kernel'])}, views {views(found['views'])}; seeds {seeds}; "
         f"{machine['cpu']}, one thread.", "",
         table(("objective", "gap", "paper", "τ", "paper", "gap, wide", "τ, wide", "noise", "R²", "λ"),
               [fidelity(name, o, r) for o, r in runs.items()]),
@@ -88,6 +105,12 @@ def brief(kernel: str) -> str:
     """Variant and directions of a kernel's text."""
     q = re.search(r"sketch=(\d+)", kernel)
     return "sketch with " + q[1] + " directions, centred, cosine" if q else kernel
+
+
+def views(text: str) -> str:
+    """A view's text without what it was fitted on."""
+    kept, cut, _ = text.partition(", reference")
+    return kept + (")" if cut else "")
 
 
 def by_objective(runs: dict[str, Run]) -> dict[str, list[Run]]:
@@ -166,11 +189,32 @@ def anchored(objective: str, runs: list[Run]) -> str:
 
 
 def interventions(found: dict[str, Any]) -> str:
-    """The LDS tables."""
-    lines = ["## Attribution against real retraining", "", f"`{found['command']}`; methods and protocol: "
-             "[benchmarks.md](benchmarks.md).", ""]  # fmt: skip
+    """LDS of the methods side by side, in the centred embedding."""
+    rows = []
+    for name, result in found["results"].items():
+        scores = result["scores"] | {"ceiling": result["ceiling"]}
+        known = [scores[k]["centred embedding"] if k in scores else None for k in METHODS.values()]
+        rows.append([name, *("–" if found is None else interval(found) for found in known)])
+    return "\n".join(
+        ["## Attribution against real retraining", "",
+         f"`{found['command']}`; 40 random halves, two seeds each, 100 test samples, centred embedding; 95 % intervals "
+         "over test samples and halves. Other methods, the own embedding, the protocol: "
+         "[benchmarks.md](benchmarks.md).", "",
+         table(("", *METHODS), rows)]
+    )  # fmt: skip
+
+
+def interval(found: dict[str, Any]) -> str:
+    """LDS [95 % interval]."""
+    low, high = found["interval"]["over both"]
+    return f"{found['lds']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def tables(title: str, found: dict[str, Any]) -> str:
+    """A benchmark's own tables."""
+    lines = [f"## {title}", "", f"`{found['command']}`", ""]
     for t in found["tables"]:
-        lines += [f"### {t['title']}", "", t["note"], "", measure.markdown_table(t["columns"], t["rows"]), ""]
+        lines += [f"### {t['title']}", "", t["note"], "", table(t["columns"], t["rows"])]
     return "\n".join(lines)
 
 

@@ -50,7 +50,8 @@ def write_tables(auditor: Auditor, source: Source, folder: Path, top_k: int, wor
 
     def scored() -> Iterator[tuple[range, dict[str, Tensor]]]:
         for i, shard in enumerate(shards(len(source))):
-            yield shard, score_shard(auditor, source, shard, kept, plane, work, i, lambda done: None)
+            found = work.read(scores_name(i))
+            yield shard, found or score_shard(auditor, source, shard, kept, plane, work, i, lambda done: None)
 
     ids = pa.array(auditor.landmark_ids_, pa.string())
     wanted = min(top_k, len(fit.indices))
@@ -132,7 +133,7 @@ def score_shard(
         top (B, kept) landmark columns, influence and contribution (B, kept), xy (B, 2), and totals (3, m): the sums
         over samples of influence, contribution and |contribution|.
     """
-    name = f"scores-{number:03d}"
+    name = scores_name(number)
     found = work.load(name)
     if found is not None:
         return found
@@ -158,6 +159,11 @@ def score_shard(
     tensors = {k: torch.cat(v).cpu() for k, v in parts.items()} | {"totals": totals.cpu()}
     work.save(name, tensors)
     return tensors
+
+
+def scores_name(number: int) -> str:
+    """Of a shard's block in the work folder."""
+    return f"scores-{number:03d}"
 
 
 def influence_part(source: Source, shard: range, scored: dict[str, Tensor], ids: pa.Array, top_k: int) -> pa.Table:

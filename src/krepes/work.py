@@ -37,6 +37,13 @@ class Work:
 
     def load(self, name: str) -> dict[str, Tensor] | None:
         """A finished block's tensors; None where there is none, or it is damaged or of another run."""
+        found = self.read(name)
+        if found is not None and name not in self._written:
+            self.reused.append(name)
+        return found
+
+    def read(self, name: str) -> dict[str, Tensor] | None:
+        """`load` of what this run, or another of its workers, has written."""
         if self.folder is None:
             return None
         path = self.folder / f"{name}.safetensors"
@@ -50,8 +57,6 @@ class Work:
             return None
         if stamp.get("key") != self.key or stamp.get("sha256") != checksum(tensors, stamp.get("note", "")):
             return None
-        if name not in self._written:
-            self.reused.append(name)
         return tensors
 
     def note(self, name: str) -> str:
