@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from krepes import influence, objectives, pipeline
 from krepes.audit import attribution, targets
-from krepes.audit.places import place_of
+from krepes.audit.places import check_place, place_of
 from krepes.audit.trust import Trust, TrustGate, assess
-from krepes.data.source import Source, Subset, as_source
+from krepes.data.source import ArraySource, Source, Subset, as_source
 from krepes.data.stream import (
     VIEW_BLOCK,
     SubsetViews,
@@ -27,7 +27,6 @@ from krepes.data.stream import (
     check_views,
     make_views,
     names,
-    paired_views,
     probe_of,
     read,
 )
@@ -343,11 +342,11 @@ class Auditor:
         raises T; counting it twice adds about its score, removing it subtracts as much. All queries share one block of
         solves and one pass over the training samples' views.
 
-        It is taken where training has ended: f is the encoder's own output, less its mean, as the kernel's features
-        give it by least squares, and a weight moves it by the implicit function theorem (an influence function with
-        the Gauss–Newton curvature of the objective). `at="step"` takes the audit's step instead, for which the scores
-        are exact with landmarks and λ held fixed, and which `counterfactual` solves again. Which of them predicts real
-        retraining is measured in docs/defaults.md.
+        It is taken where training has ended: f is the encoder's own output, up to a constant where the kernel is
+        centred, as the kernel's features give it by least squares, and a weight moves it by the implicit function
+        theorem (an influence function with the Gauss–Newton curvature of the objective in place of its Hessian).
+        `at="step"` takes the audit's step instead, for which the scores are exact with landmarks and λ held fixed, and
+        which `counterfactual` solves again. Which of them predicts real retraining is measured in docs/defaults.md.
 
         One draw of a sample's views decides most of its derivative, and says little of the sample: scores are the mean
         over several draws, the curvature held. `draws=1` is the derivative at the very views that the fit saw.
@@ -355,8 +354,9 @@ class Auditor:
         Args:
             x: samples (t, ...), anything that `fit` takes.
             direction: of f, (d,) or (t, d), at the step (h,) or (t, h): T = ⟨f(x_t), direction⟩.
-            target: "invariance" (the default): the mean cosine between f(x_t) and f of 32 of its views; or a
-                differentiable function of f (t, d), at the step (t, h), float64, that returns one number or (Q,).
+            target: "invariance" (the default): the mean cosine between f(x_t) and f of 128 of its views, which are a
+                sample's own wherever it stands in x; or a differentiable function of f (t, d), at the step (t, h),
+                float64, that returns one number or (Q,). Fixed views need a function, or a direction.
             at: "encoder" or "step".
             damping: at the encoder, λ relative to the mean curvature; default 0.1. The step has its own.
             draws: of views that each training sample is weighed with; default 8, and 1 for two fixed tensors of views.
@@ -367,7 +367,19 @@ class Auditor:
 
         Raises:
             ConfigError: both direction and target are given, one of them is of another shape, not finite, not real or
-                not computed from f, the scores leave the type, or at the step the auditor took none, or several.
+                not computed from f, or asks for views that cannot be drawn; at, damping or draws is none; the scores
+                leave the type; or at the step the auditor took none, or several.
+            DataError: x is one sample or of another shape; source or views are not those of the fit.
+            NonFiniteError: a sample, view, gradient or output is not finite, the encoder is collapsed, so that there is
+                no curvature, or a solve broke down.
+            NotFittedError: there is no fit, or no training samples and views.
+
+        Warns:
+            KrepesWarning: a solve, or the step, did not converge; or the kernel's features give less than 70 % of the
+                variance of the encoder's outputs.
+
+        Source: Koh and Liang, "Understanding Black-box Predictions via Influence Functions", 2017, arXiv 1703.04730;
+        docs/method.md.
         """
         return self._attributed(x, direction, target, source, views, draws=draws, at=at, damping=damping)[0]
 
@@ -386,27 +398,29 @@ class Auditor:
         """`attribute`, of the training samples at the positions `among` (k,) if given: (t, k), and standard errors."""
         if direction is not None and target is not None:
             raise ConfigError("direction and target are two ways to ask; give one of them")
-        fitted = self.fit_
+        fitted, settings = self.fit_, self.settings
         source, views = self._trained_on(source, views)
-        place = place_of(fitted, self.settings, source, at, damping)
-        phi, B = fitted.nystrom.features(self._scores(x)[0]), place.end
-        if direction is not None:
-            gradients = phi[:, :, None] * targets.as_direction(direction, len(phi), B)[:, None]
-        elif callable(target):
-            gradients = targets.gradients_of(lambda B: target(phi @ B), B)
-        elif target in (None, "invariance"):
-            gradients = targets.gradients_of(targets.invariance(phi, self._features_of_views(x, views)), B)
-        else:
-            raise ConfigError(f"target={target!r}; expected 'invariance' or a function of f")
         redrawable = callable(views.views if isinstance(views, SubsetViews) else views)
-        draws = (attribution.DRAWS if redrawable else 1) if draws is None else draws
-        if not is_whole(draws) or draws < 1:
-            raise ConfigError(f"draws={draws!r}; expected a positive whole number")
-        if draws > 1 and not redrawable:
-            raise ConfigError(f"draws={draws} of views, but this auditor was fitted on two fixed tensors of them")
-        return attribution.attribute(
-            fitted, self.settings, place, source, views, gradients, self.progress, among, draws
-        )
+        shape = tuple(fitted.rows.landmarks.shape[1:])
+        if shape and tuple(getattr(x, "shape", ())) == shape:
+            raise DataError(f"x has shape {shape}, that of one sample; expected samples (t, ...): give x[None]")
+        explained = as_source(x)
+        check_place(settings, fitted, at, damping)
+        draws = attribution.check_draws(draws, redrawable)
+        if direction is None:
+            targets.check_target(target, redrawable)
+        else:
+            h = fitted.nystrom.h if at == "step" else self.encoder.n_outputs or 0
+            direction = targets.as_direction(direction, len(explained), h)
+        place = place_of(fitted, settings, source, at, damping)
+        phi, B = fitted.nystrom.features(self._scores(explained)[0]), place.end
+        if direction is not None:
+            gradients = phi[:, :, None] * direction.to(phi)[:, None]
+        elif callable(target):
+            gradients = targets.gradients_of(target, phi, B)
+        else:
+            gradients = targets.invariance_gradients(phi, self._features_of_views(explained, views), B)
+        return attribution.attribute(fitted, settings, place, source, views, gradients, self.progress, among, draws)
 
     def concept(self, positive: Any, negative: Any = None, name: str = "concept", draws: int = 50) -> "Concept":
         """A direction with a meaning: the unit normal of a linear separator of two sets of samples.
@@ -706,11 +720,17 @@ class Auditor:
                 )
         if views is None and (self._views is None or (source is not None and not callable(self._views))):
             raise NotFittedError("this auditor holds no views of these samples; give source=… and views=…")
-        if views is not None and self._behaviour is not None:
-            views, first = check_views(views, found), min(3, len(found))
-            pair = make_views(found, views, range(min(VIEW_BLOCK, len(found))), self.settings.seed)
-            for name, view in zip(("view a", "view b"), pair, strict=True):
-                if not np.allclose(checks(view[:first]), self._behaviour[name], rtol=1e-3, atol=1e-5):
+        if views is not None and views is not self._views:
+            views, known = check_views(views, found), self._behaviour
+
+            def seen(views: Views) -> dict[str, list[float]]:
+                pair = make_views(found, views, range(min(VIEW_BLOCK, len(found))), self.settings.seed)
+                return {f"view {which}": checks(view[:3]) for which, view in zip("ab", pair, strict=True)}
+
+            if self._views is not None:
+                known = seen(self._views)
+            for name, numbers in ({} if known is None else seen(views)).items():
+                if known is not None and not np.allclose(numbers, known[name], rtol=1e-3, atol=1e-5):
                     raise DataError(
                         "these views are not those that the auditor was fitted with: they make something else of the "
                         "first samples. Give the same views, with the same settings."
@@ -720,21 +740,17 @@ class Auditor:
         return found, views
 
     def _features_of_views(self, x: Any, views: Views) -> Tensor:
-        """Features of 32 seeded views of every sample, (t, 32, r)."""
+        """Features of 128 seeded views of every sample, (t, 128, r): the same wherever the sample stands in x."""
         views = views.views if isinstance(views, SubsetViews) else views
-        if not callable(views):
-            raise ConfigError(
-                "target='invariance' draws views of x; this auditor was fitted on two fixed tensors of views"
-            )
-        source, drawn = as_source(x), []
-        for seed in range(attribution.VIEWS // 2):
-            pairs = [
-                paired_views(source, views, b, self.settings.seed + 1 + seed)
-                for b in blocks(range(len(source)), VIEW_BLOCK)
-            ]
-            drawn += [torch.cat(side) for side in zip(*pairs, strict=True)]
-        rows = [self.fit_.nystrom.features(self._scores(v)[0]) for v in drawn]
-        return torch.stack(rows, 1)
+        source, fitted = as_source(x), self.fit_
+        half, r = attribution.VIEWS // 2, fitted.nystrom.rank
+        phi = torch.empty(len(source), 2 * half, r, dtype=torch.float64, device=fitted.nystrom.U.device)
+        for i in range(len(source)):
+            copies = Subset(ArraySource(read(source, [i]), ids=[source.ids[i]]), np.zeros(half, dtype=np.int64))
+            pair = make_views(copies, views, range(half), self.settings.seed + 1)
+            named = names(copies, [0] * (2 * half), " (a view)")
+            phi[i] = fitted.nystrom.features(fitted.rows(torch.cat(pair), named)[0])
+        return phi
 
     def represent(self, batch: Tensor) -> Tensor:
         """f (B, h) of one batch of samples (B, ...), float64, without checks."""

@@ -238,8 +238,11 @@ def started() -> Iterator[Workers]:
         return
     store, rank, size = next(iter(rendezvous("env://", timeout=LIMIT)))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=PrefixStore("sums", store), rank=rank, world_size=size, timeout=LIMIT)
-    _current = Workers(rank, size, PrefixStore("words", store))
+    # torchrun may keep its store when it starts the workers again: there the addresses of dead ones would be found
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    sums, words = (PrefixStore(f"{name}/{attempt}", store) for name in ("sums", "words"))
+    dist.init_process_group(backend, store=sums, rank=rank, world_size=size, timeout=LIMIT)
+    _current = Workers(rank, size, words)
     try:
         yield _current
         _current.leave()

@@ -50,7 +50,7 @@ def noise(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def test_a_text_transformer_goes_through_the_whole_audit():
     samples = sentences()
-    auditor = krepes.Auditor(text(), krepes.VICReg(), landmarks=12, n_components=4)
+    auditor = krepes.Auditor(text(), krepes.VICReg(), landmarks=40, n_components=4)
     auditor.fit(samples, views=other_words)
     assert not auditor.kernel_plan_["way"].eq("generic").any()
     assert auditor.explain(samples[:3], top_k=5)["contribution"].notna().all()

@@ -12,8 +12,7 @@ At the step: it solves (G(w) + λR) ΔB = −∇L(B₀; w), and for a target T(B
 exact for the one-step solution with landmarks, B₀ and λ held fixed (docs/method.md).
 """
 
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -21,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from krepes.audit.places import Place
+from krepes.audit.places import Place, warn
 from krepes.audit.targets import listed
 from krepes.data.source import Source
 from krepes.data.stream import Views, shards, subset
-from krepes.errors import ConfigError, KrepesWarning, NonFiniteError
+from krepes.errors import ConfigError, NonFiniteError, is_whole
 from krepes.objectives.base import Bilinear, Problem, QuadraticTerm
 from krepes.pipeline import Fit, Settings, Stream, moment_problem, planned_memory, streamed_problem
 from krepes.progress import Progress
@@ -35,12 +34,14 @@ from krepes.solver.system import System, linearise
 from krepes.work import Work
 from krepes.workers import current
 
-VIEWS = 32  # of each explained sample, for its local invariance
+VIEWS = 128  # of each explained sample, for its local invariance
 SOLVE_NUMBERS = 2**23  # of the right-hand sides that are solved together; each solve holds four such vectors
 LOOSE = 10  # times the tolerance: float32 may stop there, and the scores are as good
 ITERATIONS = 10  # times the step's: the gradient of a target is rougher than that of the loss
 DRAWS = 8  # of views that a training sample is weighed with
 DRAW_APART = 10_007  # between the seeds of two draws: the explained samples' own views take those next to the fit's
+
+Note = Callable[[Any], None]
 
 
 def attribute(
@@ -69,7 +70,7 @@ def attribute(
 
     Raises:
         ConfigError: a gradient is not finite, or the scores are too large or too small for the encoder's type.
-        NonFiniteError: an adjoint solve broke down.
+        NonFiniteError: an adjoint solve broke down, or the objective has no curvature.
     """
     unusable = listed(~torch.isfinite(gradients).flatten(1).all(1))
     if unusable:
@@ -79,48 +80,14 @@ def attribute(
         )
     size = _power_of_two(gradients.flatten(1).abs().amax(1))
     gradients = gradients / size[:, None, None]  # scores are linear in it; products of huge numbers would overflow
-    B, D = place.B, place.D
-    stream = Stream(source, views, fit.rows, fit.nystrom, settings, fit.memory or planned_memory(
-        settings, fit.rows.gradients, len(source)), Work())  # fmt: skip
+    memory = fit.memory or planned_memory(settings, fit.rows.gradients, len(source))
+    stream = Stream(source, views, fit.rows, fit.nystrom, settings, memory, Work())
     with progress.stage("adjoint") as note:
-        if settings.objective.streaming:
-            problem = streamed_problem(settings, stream, note)(B)
-        else:
-            assert fit.moments is not None
-            problem = moment_problem(settings.objective, fit.moments)(B)
-        generator = torch.Generator().manual_seed(settings.seed)
-        newton = settings.newton
-        system = linearise(problem, B, fit.nystrom.eigenvalues, place.ridge, generator, newton.curvature_samples)
-        solved = adjoint(system, place.absolute(system.mean), gradients, newton.tol, ITERATIONS * newton.max_iter)
-        note(f"{len(gradients)} queries, residual at most {max(solved.residuals):.1e}")
-        warn_unconverged(solved, place.outcome, LOOSE * newton.tol)
+        first, s = solved(fit, stream, place, gradients, note)
     looked = len(source) if among is None else len(among)
+    changes = streamed_changes if settings.objective.streaming else moment_changes
     with progress.stage("attribution", total=draws * looked) as note:
-        if settings.objective.streaming:
-            first = problem
-
-            def sensitivities(number: int) -> Tensor:
-                redrawn = with_views(stream, number)
-                problem = first if number == 0 else streamed_problem(settings, redrawn, lambda _: None)(B)
-                change = streamed_sensitivity(problem, B, D, solved.s)
-                note((number + 1) * looked)
-                return change if among is None else change[:, torch.as_tensor(among)]
-        else:
-            (term,) = problem.terms()
-            sensitivity = MomentSensitivity(cast(QuadraticTerm, term), B, D, solved.s)
-            if among is not None:
-                stream = replace(stream, **dict(zip(("source", "views"), subset(source, views, among), strict=True)))
-
-            def sensitivities(number: int) -> Tensor:
-                found = torch.zeros(len(solved.s), looked, dtype=torch.float64)
-                for _, shard in current().own(shards(looked)):
-                    for block, phi_a, phi_b in with_views(stream, number).features(shard):
-                        found[:, block.start : block.stop] = sensitivity(phi_a, phi_b).cpu()
-                        note(number * looked + block.stop)
-                current().add(found)
-                return found
-
-        change, error = mean_and_error(sensitivities(number) for number in range(draws))
+        change, error = mean_and_error(changes(stream, first, place, s, among, draws, note))
     broken = listed(~torch.isfinite(change).all(1))
     if broken:
         raise NonFiniteError(f"the adjoint solve of query {broken} broke down: raise the damping, or use float64")
@@ -128,10 +95,86 @@ def attribute(
     return _in_type(-unit * change, dtype), None if error is None else (unit * error).to(dtype)
 
 
+def check_draws(draws: Any, redrawable: bool) -> int:
+    """The number of draws that is asked for; None: `DRAWS`, and 1 of fixed views.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    draws = (DRAWS if redrawable else 1) if draws is None else draws
+    if not is_whole(draws) or draws < 1:
+        raise ConfigError(f"draws={draws!r}; expected a positive whole number")
+    if draws > 1 and not redrawable:
+        raise ConfigError(
+            f"draws={draws} of views, but this auditor was fitted on two fixed tensors of them: leave draws out"
+        )
+    return int(draws)
+
+
+Drawn = tuple[Stream, Problem]  # a draw's features live in its stream's Work
+
+
+def solved(fit: Fit, stream: Stream, place: Place, gradients: Tensor, note: Note) -> tuple[list[Drawn], Tensor]:
+    """The adjoint solutions (Q, r, h), and in a list the problem of the fit's own draw, to be taken out of it."""
+    settings, newton, B = stream.settings, stream.settings.newton, place.B
+    first = with_views(stream, 0)
+    if settings.objective.streaming:
+        problem = streamed_problem(settings, first, note)(B)
+    else:
+        assert fit.moments is not None
+        problem = moment_problem(settings.objective, fit.moments)(B)
+    generator = torch.Generator().manual_seed(settings.seed)
+    system = linearise(problem, B, fit.nystrom.eigenvalues, place.ridge, generator, newton.curvature_samples)
+    found = adjoint(system, place.absolute(system.mean), gradients, newton.tol, ITERATIONS * newton.max_iter)
+    fitted = "" if place.fidelity is None else f"; f gives {place.fidelity:.0%} of the outputs' variance"
+    note(f"{len(gradients)} queries, residual at most {max(found.residuals):.1e}{fitted}")
+    warn_unconverged(found, place.outcome, LOOSE * newton.tol)
+    return [(first, problem)], found.s
+
+
+def streamed_changes(
+    stream: Stream, first: list[Drawn], place: Place, s: Tensor, among: np.ndarray | None, draws: int, note: Note
+) -> Iterator[Tensor]:
+    """The derivative (Q, n) of each draw of the views, for an objective over pairs; one draw's features at a time."""
+    looked = len(stream.source) if among is None else len(among)
+    for number in range(draws):
+        redrawn, problem = first.pop() if first else redraw(stream, number, place.B)
+        change = streamed_sensitivity(problem, place.B, place.D, s)
+        del redrawn, problem  # before the next draw's features are made
+        note((number + 1) * looked)
+        yield change if among is None else change[:, torch.as_tensor(among)]
+
+
+def redraw(stream: Stream, number: int, B: Tensor) -> Drawn:
+    """The objective on another draw of the views."""
+    redrawn = with_views(stream, number)
+    return redrawn, streamed_problem(stream.settings, redrawn, lambda _: None)(B)
+
+
+def moment_changes(
+    stream: Stream, first: list[Drawn], place: Place, s: Tensor, among: np.ndarray | None, draws: int, note: Note
+) -> Iterator[Tensor]:
+    """The derivative (Q, k) of each draw of the views, for a moment objective."""
+    (term,) = first.pop()[1].terms()
+    sensitivity = MomentSensitivity(cast(QuadraticTerm, term), place.B, place.D, s)
+    if among is not None:
+        source, views = subset(stream.source, stream.views, among)
+        stream = replace(stream, source=source, views=views)
+    looked = len(stream.source)
+    for number in range(draws):
+        found = torch.zeros(len(s), looked, dtype=torch.float64)
+        for _, shard in current().own(shards(looked)):
+            for block, phi_a, phi_b in with_views(stream, number).features(shard):
+                found[:, block.start : block.stop] = sensitivity(phi_a, phi_b).cpu()
+                note(number * looked + block.stop)
+        current().add(found)
+        yield found
+
+
 def with_views(stream: Stream, number: int) -> Stream:
-    """The stream with another draw of every sample's views; number 0 is the fit's own."""
+    """The stream with another draw of every sample's views, in files of its own; number 0 is the fit's own draw."""
     seed = stream.settings.seed + DRAW_APART * number
-    return replace(stream, settings=replace(stream.settings, seed=seed))
+    return replace(stream, settings=replace(stream.settings, seed=seed), work=Work())
 
 
 def mean_and_error(values: Iterable[Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -170,12 +213,10 @@ class Adjoint:
     Attributes:
         s: (Q, r, h), float64.
         residuals: true relative residuals (Q,).
-        statuses: how each solve ended.
     """
 
     s: Tensor
     residuals: list[float]
-    statuses: list[Status]
 
 
 def warn_unconverged(solved: "Adjoint", outcome: Outcome | None, limit: float) -> None:
@@ -186,18 +227,14 @@ def warn_unconverged(solved: "Adjoint", outcome: Outcome | None, limit: float) -
     """
     bad = [r for r in solved.residuals if not r <= limit]
     if bad:
-        warnings.warn(
+        warn(
             f"{len(bad)} of {len(solved.residuals)} adjoint solves did not converge (residual up to {max(bad):.1e}): "
-            "the attributions are as far off. Raise Newton(max_iter=…) or the damping.",
-            KrepesWarning,
-            stacklevel=4,
+            "the attributions are as far off. Raise Newton(max_iter=…) or the damping."
         )
     if outcome is not None and outcome.status is not Status.CONVERGED and not outcome.residual <= limit:
-        warnings.warn(
+        warn(
             f"the step itself did not converge (residual {outcome.residual:.1e}), and attributions follow a converged "
-            "one. Raise Newton(max_iter=…) or the damping.",
-            KrepesWarning,
-            stacklevel=4,
+            "one. Raise Newton(max_iter=…) or the damping."
         )
 
 
@@ -221,7 +258,6 @@ def adjoint(system: System, damping: float, gradients: Tensor, tol: float, max_i
     return Adjoint(
         torch.stack([system.S * x.x for x in solutions]),
         [x.residual for x in solutions],
-        [x.status for x in solutions],
     )
 
 
@@ -235,7 +271,7 @@ class MomentSensitivity:
     """
 
     def __init__(self, term: QuadraticTerm, B: Tensor, D: Tensor, s: Tensor):
-        self._shared = {"B": B, "D": D}
+        self._shared = {"B": B, "D": D} if bool(D.any()) else {"B": B}
         self._s = s
         self._terms: list[list[Bilinear]] = [term.per_sample(B, D, one) for one in s]
 

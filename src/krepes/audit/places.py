@@ -1,15 +1,20 @@
 """Where the objective is linearised for attribution: the encoder's own output, or the audit's step (docs/method.md)."""
 
 import math
+import sys
+import warnings
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from krepes.data.source import Source
-from krepes.data.stream import blocks, read
-from krepes.errors import ConfigError, NonFiniteError
+from krepes.data.stream import blocks, names, read
+from krepes.errors import ConfigError, KrepesWarning, NonFiniteError
+from krepes.kernel.ntk import refuse_non_finite
 from krepes.pipeline import Fit, Settings
 from krepes.solver import Outcome
 from krepes.workers import current
@@ -18,6 +23,8 @@ ENCODED = 4096  # training samples at least, if there are so many, that the enco
 BLOCK = 256  # samples at a time
 FIT_RIDGE = 1e-8  # of that fit, relative to the features' mean square
 DAMPING = 0.1  # λ at the encoder, relative to the mean curvature; chosen in docs/defaults.md
+FAITHFUL = 0.7  # R² of that fit, below which is warned
+COLLAPSED = 16  # roundings of the outputs' size, within which they do not vary
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class Place:
         ridge: R, "coefficients" or "rkhs".
         damping: λ, at the encoder in units of the mean curvature.
         outcome: of the step; None at the encoder, where none is followed.
+        fidelity: R² of f to the encoder's outputs over the samples that it was fitted on; None at the step.
     """
 
     B: Tensor
@@ -39,6 +47,7 @@ class Place:
     ridge: str
     damping: float
     outcome: Outcome | None = None
+    fidelity: float | None = None
 
     @property
     def length(self) -> float:
@@ -61,13 +70,8 @@ class Place:
         return self.damping * mean
 
 
-def place_of(fit: Fit, settings: Settings, source: Source, at: str, damping: float | None) -> Place:
-    """The place that `Auditor.attribute` is asked for.
-
-    Args:
-        source: the training samples.
-        at: "encoder" or "step".
-        damping: λ at the encoder; None: the default, at the step its own.
+def check_place(settings: Settings, fit: Fit, at: Any, damping: Any) -> None:
+    """Refuse a place that there is not, before anything is computed.
 
     Raises:
         ConfigError: there is no such place, λ is none, or the auditor took several steps, or none.
@@ -75,13 +79,32 @@ def place_of(fit: Fit, settings: Settings, source: Source, at: str, damping: flo
     if at == "step":
         if damping is not None:
             raise ConfigError('at="step" follows the step\'s own λ; leave damping out, or ask at="encoder"')
-        return at_step(fit, settings)
-    if at != "encoder":
+        at_step(fit, settings)
+    elif at != "encoder":
         raise ConfigError(f"at={at!r}; expected 'encoder' or 'step'")
-    damping = DAMPING if damping is None else damping
-    if isinstance(damping, bool) or not (isinstance(damping, int | float) and 0 < damping < math.inf):
-        raise ConfigError(f"damping={damping!r}; expected a positive number, relative to the mean curvature")
-    return at_encoder(fit, settings, source, damping)
+    elif damping is not None and not positive(damping):
+        raise ConfigError(f"damping={damping!r:.200}; expected a positive number, relative to the mean curvature")
+
+
+def positive(value: Any) -> bool:
+    """Whether it is a positive number that float64 holds."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
+    except OverflowError:
+        return False
+
+
+def place_of(fit: Fit, settings: Settings, source: Source, at: str, damping: float | None) -> Place:
+    """The place that `Auditor.attribute` is asked for, checked by `check_place`.
+
+    Args:
+        source: the training samples.
+        at: "encoder" or "step".
+        damping: λ at the encoder; None: the default, at the step its own.
+    """
+    if at == "step":
+        return at_step(fit, settings)
+    return at_encoder(fit, settings, source, DAMPING if damping is None else float(damping))
 
 
 def at_step(fit: Fit, settings: Settings) -> Place:
@@ -104,26 +127,78 @@ def at_encoder(fit: Fit, settings: Settings, source: Source, damping: float) -> 
     """The encoder's own output in the kernel's features: least squares over training samples.
 
     At most `ENCODED` of them, or four per feature, are drawn with the seed.
+
+    Raises:
+        NonFiniteError: an output is not finite, or the outputs vary by no more than rounding.
     """
     number = min(len(source), max(ENCODED, 4 * fit.nystrom.rank))
     drawn = np.sort(np.random.default_rng(settings.seed).permutation(len(source))[:number]).tolist()
-    r, d = fit.nystrom.rank, fit.rows.gradients.encoder.n_outputs or 0
-    sums = [torch.zeros(shape, dtype=torch.float64, device=fit.nystrom.U.device) for shape in ((r, r), (r, d), r, d)]
+    origin = features_and_outputs(fit, source, drawn[:1])[1][0]
+    origin = current().same(origin.cpu()).to(origin.device)  # one sample's z: from there, little variation shows, too
+    r, d = fit.nystrom.rank, len(origin)
+    shapes = ((r, r), (r, d), r, d, ())
+    sums = [torch.zeros(shape, dtype=torch.float64, device=fit.nystrom.U.device) for shape in shapes]
     for _, block in current().own(blocks(range(number), BLOCK)):
         phi, z = features_and_outputs(fit, source, drawn[block.start : block.stop])
-        for total, part in zip(sums, (phi.T @ phi, phi.T @ z, phi.sum(0), z.sum(0)), strict=True):
+        z = z - origin
+        parts = phi.T @ phi, phi.T @ z, phi.sum(0), z.sum(0), z.square().sum()
+        for total, part in zip(sums, parts, strict=True):
             total += part
     current().add(*sums)
-    gram, right, mean_phi, mean_z = (total / number for total in sums)
+    gram, right, mean_phi, mean_z, square = (total / number for total in sums)
+    variance = float(square - mean_z.square().sum())
+    size = float((mean_z + origin).square().sum()) + variance
+    refuse_collapsed(variance, size, fit.rows.gradients.encoder.dtype, number)
+    left = variance
     if settings.kernel.center:  # its functions have no mean of their own
         gram, right = gram - torch.outer(mean_phi, mean_phi), right - torch.outer(mean_phi, mean_z)
-    gram.diagonal().add_(FIT_RIDGE * gram.diagonal().mean())
-    B = torch.linalg.solve(gram, right)
-    return Place(B, torch.zeros_like(B), B, "rkhs", damping)
+    else:
+        right, left = right + torch.outer(mean_phi, origin), size
+    ridge = FIT_RIDGE * gram.diagonal().mean()
+    B = torch.linalg.solve(gram + ridge * torch.eye(r, dtype=gram.dtype, device=gram.device), right)
+    left += float((B * (gram @ B - 2 * right)).sum())  # E‖z − Bᵀφ‖²
+    place = Place(B, torch.zeros_like(B), B, "rkhs", damping, fidelity=1 - left / variance)
+    warn_unfaithful(place)
+    return place
 
 
 def features_and_outputs(fit: Fit, source: Source, positions: list[int]) -> tuple[Tensor, Tensor]:
-    """φ (B, r) and the encoder's outputs (B, d) of some samples, float64."""
-    batch, encoder = read(source, positions), fit.rows.gradients.encoder
-    phi = fit.nystrom.features(fit.rows(batch)[0].double())
-    return phi, encoder(batch).double().to(phi.device)
+    """φ (B, r) and the encoder's outputs (B, d) of some samples, float64.
+
+    Raises:
+        NonFiniteError: names the samples.
+    """
+    batch, encoder, ids = read(source, positions), fit.rows.gradients.encoder, names(source, positions)
+    z = encoder(batch).double()
+    refuse_non_finite(torch.isfinite(z).all(1), ids, "outputs")
+    phi = fit.nystrom.features(fit.rows(batch, ids)[0].double())
+    return phi, z.to(phi.device)
+
+
+def refuse_collapsed(variance: float, size: float, dtype: torch.dtype, number: int) -> None:
+    """Raise NonFiniteError for outputs of some mean square size that vary by rounding alone, if they vary."""
+    if variance > (COLLAPSED * torch.finfo(dtype).eps) ** 2 * size:
+        return
+    raise NonFiniteError(
+        f"the objective has no curvature at the encoder: over {number} training samples its outputs vary by "
+        f"{math.sqrt(max(variance, 0.0)):.1e} around values of size {math.sqrt(size):.1e}, no more than rounding, as "
+        'those of a collapsed encoder. at="step" asks the audit\'s step instead.'
+    )
+
+
+def warn_unfaithful(place: Place) -> None:
+    """Say so where the kernel's features give the encoder's outputs badly."""
+    if place.fidelity is not None and not place.fidelity >= FAITHFUL:
+        warn(
+            f"the kernel's features give {max(place.fidelity, 0.0):.0%} of the variance of the encoder's outputs (R²), "
+            "and attributions are of that part alone: fit with more landmarks (landmarks=…), or a larger part of the "
+            "parameters (NTK(params=None))"
+        )
+
+
+def warn(message: str) -> None:
+    """A KrepesWarning at the line outside this package that asked."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "krepes":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, KrepesWarning, stacklevel=level)

@@ -2,7 +2,9 @@
 
 import copy
 import hashlib
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,9 @@ class FrozenEncoder:
         params: names or `fnmatch` patterns of the parameters that enter the kernel; None means all of them,
             whether or not they require gradients; "last_block" and "head" are found by `check`.
         device, dtype: where and in which floating type the copy computes.
+
+    Attributes:
+        lock: held by whoever runs the copy: gradients switch its parameters' flags, and threads would see each other's.
 
     Raises:
         EncoderError: a layer is in train mode, or there is no parameter.
@@ -60,6 +65,13 @@ class FrozenEncoder:
         self.param_names = select_parameters(self.module, params)
         self._place = params if isinstance(params, str) and params in PLACES else None
         self.n_outputs: int | None = None
+        self.lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"lock": None}  # a copy has its own, which no pickle can hold
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"lock": threading.RLock()}
 
     def prepare(self, batch: Tensor) -> Tensor:
         """The batch on the encoder's device; floating inputs in its dtype, integer ones (token ids) as they are."""
@@ -69,7 +81,8 @@ class FrozenEncoder:
     @torch.no_grad()
     def __call__(self, batch: Tensor) -> Tensor:
         """Embeddings (B, d) of a batch (B, ...)."""
-        return self.module(self.prepare(batch))
+        with self.lock:
+            return self.module(self.prepare(batch))
 
     def check(self, batch: Tensor) -> None:
         """Refuse a network that is random, looks at other samples of the batch, or returns no (B, d) tensor.
@@ -80,6 +93,10 @@ class FrozenEncoder:
         Raises:
             EncoderError: says which property fails, on which layer where that can be told.
         """
+        with self.lock:
+            self._check(batch)
+
+    def _check(self, batch: Tensor) -> None:
         try:
             out = self(batch)
         except (RuntimeError, AssertionError) as error:  # vision transformers assert the images' size

@@ -5,6 +5,7 @@ forward pass and q backward passes over a batch give every layer's input and out
 pieces are contracted; parameters that no call shows go through `torch.func`, one sample at a time.
 """
 
+import threading
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from krepes.kernel.projection import Projections, weight_alone
 # Columns of an explicit gradient that one float32 product sums; blocks are added in float64. One float32
 # product over 41 million terms loses three digits, blocks of this size keep 1e-7 (docs/method.md).
 SUM_BLOCK = 65_536
+
+_FILTERS = threading.RLock()  # warnings' filters are the process's: two threads that change them undo each other's
 
 
 @dataclass(frozen=True)
@@ -138,17 +141,24 @@ class GradientMap:
         self.encoder = encoder
         self.directions = directions.to(encoder.device, encoder.dtype)
         self.project = project
-        q = len(self.directions)
+        self._projections = Projections(seed, encoder.device, encoder.dtype)
+        with encoder.lock:
+            self._plan(probe, contractions)
+        self.batched = len(self.directions) > 1
+        self._vmap_works = True
+
+    def _plan(self, probe: Tensor, contractions: bool) -> None:
+        encoder, q = self.encoder, len(self.directions)
         why = "contractions=False"
         if contractions:
             try:
-                pieces, others = plan.make(encoder, probe, q, project)
+                pieces, others = plan.make(encoder, probe, q, self.project)
             except RuntimeError as error:  # such as checkpointed segments, which run again under another mode
                 contractions, why = False, f"its calls cannot be followed ({str(error).strip().splitlines()[0]})"
                 warnings.warn(
                     f"{why}: all gradients go through the generic path, one sample at a time, exact and slow",
                     KrepesWarning,
-                    stacklevel=2,
+                    stacklevel=3,
                 )
         if not contractions:
             pieces, others = [], dict.fromkeys(encoder.param_names, f"generic: {why}")
@@ -163,9 +173,6 @@ class GradientMap:
                 "the encoder's output does not depend differentiably on its parameters (is its forward under "
                 "torch.no_grad or detached?)"
             )
-        self.batched = q > 1
-        self._vmap_works = True
-        self._projections = Projections(seed, encoder.device, encoder.dtype)
 
     @property
     def plan(self) -> dict[str, str]:
@@ -224,9 +231,10 @@ class GradientMap:
     def __call__(self, batch: Tensor) -> GradientFeatures:
         """Gradient features of a batch (B, ...)."""
         batch = self.encoder.prepare(batch)
-        factored, formed = self._contracted(batch) if self.pieces else ([], [])
-        if self.generic:
-            formed.append(self._generic_gradients(batch).flatten(1))
+        with self.encoder.lock:
+            factored, formed = self._contracted(batch) if self.pieces else ([], [])
+            if self.generic:
+                formed.append(self._generic_gradients(batch).flatten(1))
         return GradientFeatures(factored, pack(formed))
 
     def _contracted(self, batch: Tensor) -> tuple[list[Factored], list[Tensor]]:
@@ -297,7 +305,7 @@ class GradientMap:
 
         if self._vmap_works:
             try:
-                with warnings.catch_warnings():
+                with _FILTERS, warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "There is a performance drop")
                     return self._folded(vmap(one_sample, chunk_size=32)(batch))
             except (RuntimeError, NotImplementedError, ValueError) as error:
@@ -405,7 +413,7 @@ def gradients_at(
     """`backward`, all directions at once if the network's operations allow it, and whether they did."""
     if batched:
         try:
-            with warnings.catch_warnings(record=True) as seen:
+            with _FILTERS, warnings.catch_warnings(record=True) as seen:
                 warnings.simplefilter("always")
                 found = backward(recording, directions, True, needed, last)
             return found, not any("performance drop" in str(w.message) for w in seen)

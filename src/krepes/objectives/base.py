@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vjp
 
 from krepes.errors import ConfigError
 from krepes.objectives.moments import Form
@@ -73,19 +72,20 @@ class QuadraticTerm:
     def gradient(self, B: Tensor) -> Tensor:
         """Jₛᵀ ∇ψ."""
         factors, at = self._at(B)
-        s, pull_back = vjp(self.inner, *at)[:2]
-        return _collect(pull_back(self.outer_gradient(s)), factors) + self._own(B)
+        derivative = Derivative.of(self.inner, at)
+        return _collect(derivative.pull(self.outer_gradient(derivative.value)), factors) + self._own(B)
 
     def linearise(self, B: Tensor) -> Callable[[Tensor], Tensor]:
         """V ↦ Jₛᵀ ∇²ψ Jₛ V."""
         factors, at = self._at(B)
-        s, pull_back = vjp(self.inner, *at)[:2]
+        derivative = Derivative.of(self.inner, at)
+        s = derivative.value
 
         def product(V: Tensor) -> Tensor:
             moved = tuple(V.T @ right + left.T @ V for right, left in factors)
-            Js_V = jvp(self.inner, at, moved)[1]  # v → Jv
+            Js_V = derivative.push(moved)  # v → Jv
             H_Js_V = self.outer_hessian_product(s, Js_V)  # Jv → HJv
-            return _collect(pull_back(H_Js_V), factors) + self._own(V)  # HJv → JᵀHJv
+            return _collect(derivative.pull(H_Js_V), factors) + self._own(V)  # HJv → JᵀHJv
 
         return product
 
@@ -93,24 +93,28 @@ class QuadraticTerm:
         """⟨s, ∇L + G D⟩ as a sum of bilinear forms ⟨E, XᵀSY⟩, whose change with a sample's weight is known.
 
         Args:
-            B, D, s: Taylor point, step and direction (r, h) each.
+            B, D, s: Taylor point, step and direction (r, h) each; there are no terms in a step that is all zero.
         """
-        vectors = {"B": B, "D": D, "s": s}
+        vectors, stepped = {"B": B, "D": D, "s": s}, bool(D.any())
         Q = tuple(S.of(B, B) for S in self.forms)
         Q_s, Q_D = (tuple(S.of(V, B) + S.of(B, V) for S in self.forms) for V in (s, D))
-
-        def total(Q, Q_s, Q_D):
-            at, Js_s = jvp(self.inner, Q, Q_s)[:2]
-            Js_D = jvp(self.inner, Q, Q_D)[1]
-            return _dot(self.outer_gradient(at), Js_s) + _dot(Js_s, self.outer_hessian_product(at, Js_D))
-
-        found = []
-        for S, E, E_s, E_D in zip(self.forms, *grad(total, argnums=(0, 1, 2))(Q, Q_s, Q_D), strict=True):
-            terms = [(E, "B", "B"), (E_s, "s", "B"), (E_s, "B", "s"), (E_D, "D", "B"), (E_D, "B", "D")]
+        with torch.enable_grad():
+            Q, Q_s, Q_D = (_leaves(part) for part in (Q, Q_s, Q_D))
+            at = Derivative.of(self.inner, Q, again=True)
+            Js_s = at.push(Q_s)
+            total = _dot(self.outer_gradient(at.value), Js_s)
+            if stepped:
+                total = total + _dot(Js_s, self.outer_hessian_product(at.value, at.push(Q_D)))
+            slopes = torch.autograd.grad(total, (*Q, *Q_s, *Q_D), materialize_grads=True)
+        found, count = [], len(Q)
+        for k, S in enumerate(self.forms):
+            E, E_s, E_D = slopes[k::count]
+            terms = [(E, "B", "B"), (E_s, "s", "B"), (E_s, "B", "s")]
+            terms += [(E_D, "D", "B"), (E_D, "B", "D")] if stepped else []
             found += [Bilinear(S, e, x, y, (e * S.of(vectors[x], vectors[y])).sum()) for e, x, y in terms]
         if self.own is not None:
             E = 2 / B.shape[1] * torch.eye(B.shape[1], dtype=B.dtype, device=B.device)
-            for y in ("B", "D"):
+            for y in ("B", "D") if stepped else ("B",):
                 found.append(Bilinear(self.own, E, "s", y, (E * self.own.of(s, vectors[y])).sum()))
         return found
 
@@ -140,6 +144,61 @@ class Bilinear:
     x: str
     y: str
     value: Tensor
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """The derivative J of a function of several tensors at a point, both ways by reverse mode: Jv = ∂⟨Jᵀu, v⟩/∂u.
+
+    A reverse pass belongs to its thread. Forward mode's levels belong to the process: two threads that use them at once
+    get each other's numbers.
+
+    Attributes:
+        value: the function's value, a tensor or a tuple of tensors.
+    """
+
+    value: Inner
+    _outputs: tuple[Tensor, ...]
+    _at: tuple[Tensor, ...]
+    _u: tuple[Tensor, ...]
+    _pulled: tuple[Tensor, ...]
+    _again: bool
+
+    @classmethod
+    def of(cls, function: Callable[..., Inner], at: tuple[Tensor, ...], again: bool = False) -> "Derivative":
+        """At a point.
+
+        Args:
+            again: `value` and `push` are to be differentiated themselves, with respect to `at` and to v.
+        """
+        with torch.enable_grad():
+            at = at if again else _leaves(at)
+            value = function(*at)
+            outputs = (value,) if isinstance(value, Tensor) else tuple(value)
+            u = _leaves(tuple(torch.zeros_like(x) for x in outputs))
+            pulled = torch.autograd.grad(outputs, at, u, create_graph=True, materialize_grads=True)
+        if not again:
+            value = value.detach() if isinstance(value, Tensor) else tuple(x.detach() for x in value)
+        return cls(value, outputs, at, u, pulled, again)
+
+    def pull(self, u: Inner) -> tuple[Tensor, ...]:
+        """Jᵀu, like the point."""
+        weights = (u,) if isinstance(u, Tensor) else tuple(u)
+        return torch.autograd.grad(self._outputs, self._at, weights, retain_graph=True, materialize_grads=True)
+
+    def push(self, v: tuple[Tensor, ...]) -> Inner:
+        """Jv, like the value."""
+        pairs = [(p, x) for p, x in zip(self._pulled, v, strict=True) if p.requires_grad]
+        pulled, weights = zip(*pairs, strict=True)
+        moved = torch.autograd.grad(
+            pulled, self._u, weights, retain_graph=True, create_graph=self._again, materialize_grads=True
+        )
+        return moved[0] if isinstance(self.value, Tensor) else moved
+
+
+def _leaves(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The same numbers, by which can be differentiated."""
+    return tuple(x.detach().requires_grad_(True) for x in tensors)
 
 
 def _dot(a: Inner, b: Inner) -> Tensor:
