@@ -38,7 +38,7 @@ class Summand(Protocol):
         ...
 
     def linearise(self, B: Tensor) -> Callable[[Tensor], Tensor]:
-        """V ↦ Jₛᵀ ∇²ψ Jₛ V at B, (r, h) each; what does not depend on V is computed here."""
+        """V ↦ Jₛᵀ ∇²ψ Jₛ V at B, (r, h) or (Q, r, h) each; what does not depend on V is computed here."""
         ...
 
 
@@ -87,7 +87,7 @@ class QuadraticTerm:
             H_Js_V = self.outer_hessian_product(s, Js_V)  # Jv → HJv
             return _collect(derivative.pull(H_Js_V), factors) + self._own(V)  # HJv → JᵀHJv
 
-        return product
+        return one_by_one(product)
 
     def per_sample(self, B: Tensor, D: Tensor, s: Tensor) -> "list[Bilinear]":
         """⟨s, ∇L + G D⟩ as a sum of bilinear forms ⟨E, XᵀSY⟩, whose change with a sample's weight is known.
@@ -215,6 +215,11 @@ def _collect(parts: tuple[Tensor, ...], factors: list[tuple[Tensor, Tensor]]) ->
     return total
 
 
+def one_by_one(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The product of one V (r, h), for several (Q, r, h) as well."""
+    return lambda V: product(V) if V.ndim == 2 else torch.stack([product(one) for one in V])
+
+
 @dataclass(frozen=True)
 class Problem:
     """The objective on given data: a sum of terms, restartable.
@@ -271,7 +276,7 @@ class Problem:
         def product(V: Tensor) -> Tensor:
             total = torch.zeros_like(V)
             for weight, part in linearised() if kept is None else kept:
-                total += weight * (part(V) if V.ndim == B.ndim else torch.stack([part(one) for one in V]))
+                total += weight * part(V)
             return self.whole(total)
 
         return product

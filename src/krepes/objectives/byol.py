@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from krepes.errors import ConfigError
-from krepes.objectives.base import Problem, check_batch_size, check_constants
+from krepes.objectives.base import Problem, check_batch_size, check_constants, one_by_one
 from krepes.objectives.moments import Moments
 from krepes.objectives.pairs import Pairs, normalise, streamed, unit, unit_tangent
 from krepes.workers import current
@@ -108,7 +108,7 @@ class _Batch:
             H_Js_V = [s / len(self.index) for s in Js_V]  # Jv → HJv, Q = 2I/2N
             return self._pull_back(phis, predictions, H_Js_V)  # HJv → JᵀHJv
 
-        return product
+        return one_by_one(product)
 
     def per_sample(self, B: Tensor, D: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Σ over the batch's pairs of ⟨s, ∇ℓ + G_ℓ D⟩ (Q,), and its derivative by every pair's weight (Q, N), float64.

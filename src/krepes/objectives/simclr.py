@@ -71,24 +71,31 @@ class _Batch:
         return self._pull_back(z, inverse, pulled)
 
     def linearise(self, B: Tensor) -> Callable[[Tensor], Tensor]:
-        """V ↦ JᵀQJV; z and the rows' normalisers are kept, the (2N)² matrix p is formed anew, block by block."""
+        """V ↦ JᵀQJV; z and the rows' normalisers are kept, the (2N)² matrix p is formed anew, block by block.
+
+        Of several V (Q, r, h) it is formed once for all.
+        """
         z, inverse = self._embed(B)
         log_normaliser = self._log_normaliser(z)
 
         def product(V: Tensor) -> Tensor:
             phi_a, phi_b = self.pairs.load(self.index, B.device)
-            V = V.to(z.dtype)
-            z_dot = unit_tangent(z, inverse, torch.cat([phi_a @ V, phi_b @ V]))  # (2N, h)
-            left, right = torch.cat([z_dot, z], 1) / self.temperature, torch.cat([z, z_dot], 1)
-            pulled = torch.zeros_like(z)
+            factors, pulled = [], []
+            for one in V[None] if V.ndim == 2 else V:
+                one = one.to(z.dtype)
+                z_dot = unit_tangent(z, inverse, torch.cat([phi_a @ one, phi_b @ one]))  # (2N, h)
+                factors.append((torch.cat([z_dot, z], 1) / self.temperature, torch.cat([z, z_dot], 1)))
+                pulled.append(torch.zeros_like(z))
             u = z.new_empty(ROWS, len(z))
             for rows, p in self._probabilities(z, log_normaliser):
-                w = torch.mm(left[rows], right.T, out=u[: len(p)])  # v → Jv: ṡ = (żzᵀ + zżᵀ)/τ
-                w.mul_(p)  # Jv → HJv: p∘ṡ − p(pᵀṡ), in place
-                w.addcmul_(p, w.sum(1, keepdim=True), value=-1)
-                pulled[rows] += w @ z  # HJv → JᵀHJv: (W + Wᵀ)z, then through z and f
-                pulled.addmm_(w.T, z[rows])
-            return self._pull_back(z, inverse, pulled, phi_a, phi_b)
+                for (left, right), total in zip(factors, pulled, strict=True):
+                    w = torch.mm(left[rows], right.T, out=u[: len(p)])  # v → Jv: ṡ = (żzᵀ + zżᵀ)/τ
+                    w.mul_(p)  # Jv → HJv: p∘ṡ − p(pᵀṡ), in place
+                    w.addcmul_(p, w.sum(1, keepdim=True), value=-1)
+                    total[rows] += w @ z  # HJv → JᵀHJv: (W + Wᵀ)z, then through z and f
+                    total.addmm_(w.T, z[rows])
+            found = [self._pull_back(z, inverse, total, phi_a, phi_b) for total in pulled]
+            return found[0] if V.ndim == 2 else torch.stack(found)
 
         return product
 
