@@ -14,6 +14,7 @@ from krepes import Auditor, AuditPlan, BarlowTwins, Newton, SimCLR, Trust, VICRe
 from krepes.audit.evaluation import (
     Labelled,
     aligned_fidelity,
+    by_least_squares,
     class_coverage,
     confidence_drop,
     landmark_figures,
@@ -69,6 +70,31 @@ def test_figures_on_separated_classes(auditor):
     with_interval = table.drop(index="class coverage κ")
     assert (with_interval["low"] <= with_interval["value"]).all()
     assert (with_interval["value"] <= with_interval["high"]).all()
+
+
+def test_the_network_in_the_kernel_is_the_least_squares_fit_of_its_outputs(auditor):
+    x, y = classes()
+    K = auditor.kernel(x)
+    phi, z = auditor.fit_.nystrom.features(K), auditor.encoder(x)
+    centred = phi - phi.mean(0)
+    B = torch.linalg.lstsq(centred, z - z.mean(0), driver="gelsd").solution
+    torch.testing.assert_close(by_least_squares(auditor, K), phi @ B, rtol=1e-3, atol=1e-4)
+    value = auditor.evaluate(x, y, y[auditor.fit_.indices]).set_index("figure")["value"]
+    assert value["Kendall τ, network in the kernel"] > 0.8 > value["Kendall τ"]
+    assert abs(value["accuracy gap, network in the kernel"]) < 0.03
+
+
+def test_without_training_samples_there_is_no_network_in_the_kernel(tmp_path):
+    auditor = fitted()
+    x, y = classes()
+    labels = y[auditor.fit_.indices]
+    auditor.save(tmp_path)
+    loaded = krepes.load(tmp_path, encoder=auditor.encoder.module)
+    assert by_least_squares(loaded, loaded.kernel(x)) is None
+    found, before = (a.evaluate(x, y, labels).set_index("figure")["value"] for a in (loaded, auditor))
+    assert set(before.index) - set(found.index) == {
+        f"{k}, network in the kernel" for k in ("Kendall τ", "accuracy gap")
+    }
 
 
 def test_random_labels_give_chance(auditor):

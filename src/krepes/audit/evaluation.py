@@ -18,7 +18,7 @@ from torch import Tensor
 
 from krepes.audit.statistics import bootstrap_mean, check_enough, resampled_means
 from krepes.audit.trust import fidelity_parts
-from krepes.errors import DataError, KrepesWarning
+from krepes.errors import DataError, KrepesWarning, NonFiniteError
 
 if TYPE_CHECKING:
     from krepes.auditor import Auditor
@@ -42,6 +42,8 @@ class Labelled:
         y, y_landmarks: class numbers.
         unlabelled: landmarks without a label, which are left out.
         column: of the samples' table, if it holds the labels.
+        fitted: the network's representation as the landmarks' kernel gives it by least squares over training samples
+            (t, d); None without these.
     """
 
     f: np.ndarray
@@ -56,6 +58,7 @@ class Labelled:
     y_landmarks: np.ndarray
     unlabelled: int = 0
     column: str | None = None
+    fitted: np.ndarray | None = None
 
 
 def labelled(auditor: "Auditor", x: Any, labels: Any, landmark_labels: Any) -> Labelled:
@@ -83,12 +86,29 @@ def labelled(auditor: "Auditor", x: Any, labels: Any, landmark_labels: Any) -> L
     f_landmarks = auditor.transform(landmarks)
     z_landmarks = torch.cat([auditor.encoder(part) for part in landmarks.split(256)])
     influence, signed = sample_influence(K, auditor.dA_), signed_contribution(K, auditor.dA_, f)
+    fitted = by_least_squares(auditor, K)
     f, z, influence, signed, K = (a.double().cpu().numpy()[other] for a in (f, z, influence, signed, K))
     fl, zl, dA = (a.double().cpu().numpy()[known] for a in (f_landmarks, z_landmarks, auditor.dA_))
     return Labelled(
         f, z, fl, zl, influence[:, known], signed[:, known], K[:, known], dA, y[other], y_landmarks[known],
-        int((~known).sum()), column_of(source.metadata(), y),
+        int((~known).sum()), column_of(source.metadata(), y), None if fitted is None else fitted.cpu().numpy()[other],
     )  # fmt: skip
+
+
+def by_least_squares(auditor: "Auditor", K: Tensor) -> Tensor | None:
+    """The network's representation of samples with kernel rows K (t, M), fitted on training samples, (t, d).
+
+    None for an auditor that holds none, and for a network whose outputs do not vary.
+    """
+    from krepes.audit.places import DAMPING, at_encoder
+
+    if auditor._training is None:
+        return None
+    try:
+        place = at_encoder(auditor.fit_, auditor.settings, auditor._training, DAMPING)
+    except NonFiniteError:
+        return None
+    return K @ auditor.fit_.nystrom.dual(place.B)
 
 
 def class_numbers(labels: Any, landmark_labels: Any, t: int, m: int) -> tuple[np.ndarray, np.ndarray]:
@@ -287,24 +307,33 @@ def probe_fidelity(data: Labelled, seed: int) -> list[tuple]:
     known = np.isin(data.y[test], np.unique(data.y[train]))
     dropped, test = int((~known).sum()), test[known]
     check_enough(len(test), "test samples of classes that the probes' training half holds")
-    p = {name: probe(rep, data.y, train, test) for name, rep in (("network", data.z), ("kernel", data.f))}
-    right = {name: hit for name, (hit, _) in p.items()}
-    true = {name: probability for name, (_, probability) in p.items()}
-    draws = np.random.default_rng(seed).integers(len(test), size=(200, len(test)))
-    taus = [kendall(true["network"][i], true["kernel"][i]) for i in draws]
-    tau = kendall(true["network"], true["kernel"])
-    gap = right["kernel"].astype(float) - right["network"]
-    gaps = resampled_means(gap, seed)
     note = _note(
         f"probes on {len(train)} samples",
         f"{dropped} test samples of classes that these lack left out" if dropped else "",
         f"{SEEN}'{data.column}' of the samples' table" if data.column is not None else "",
     )
+    of_network, of_kernel = (probe(rep, data.y, train, test) for rep in (data.z, data.f))
+    rows = [
+        _row("probe accuracy, network", of_network[0], seed, note),
+        _row("probe accuracy, kernel", of_kernel[0], seed, note),
+        *agreement("", of_network, of_kernel, seed, note),
+    ]
+    if data.fitted is not None:
+        note = _note(note, "the network's outputs by least squares in the landmarks' kernel")
+        rows += agreement(", network in the kernel", of_network, probe(data.fitted, data.y, train, test), seed, note)
+    return rows
+
+
+def agreement(name: str, network: tuple, other: tuple, seed: int, note: str) -> list[tuple]:
+    """Accuracy gap and Kendall's τ of a probe's hits and probabilities (t,) against the network's."""
+    (right, p), (its_right, its_p) = network, other
+    draws = np.random.default_rng(seed).integers(len(p), size=(200, len(p)))
+    taus = [kendall(p[i], its_p[i]) for i in draws]
+    gap = its_right.astype(float) - right
+    gaps = resampled_means(gap, seed)
     return [
-        _row("probe accuracy, network", right["network"], seed, note),
-        _row("probe accuracy, kernel", right["kernel"], seed, note),
-        ("accuracy gap", float(gap.mean()), *map(float, np.quantile(gaps, [0.025, 0.975])), len(test), note),
-        ("Kendall τ", tau, *map(float, np.quantile(taus, [0.025, 0.975])), len(test), note),
+        (f"accuracy gap{name}", float(gap.mean()), *map(float, np.quantile(gaps, [0.025, 0.975])), len(p), note),
+        (f"Kendall τ{name}", kendall(p, its_p), *map(float, np.quantile(taus, [0.025, 0.975])), len(p), note),
     ]
 
 
