@@ -649,9 +649,8 @@ class Auditor:
     def evaluate(self, x: Any, labels: Any, landmark_labels: Any) -> pd.DataFrame:
         """Figures that need labels: class coverage κ, precision@1, confidence drop, probe accuracies and Kendall's τ.
 
-        Accuracy gap and τ compare probes on f with probes on the network's outputs. Those of the *network in the kernel*
-        take the outputs as the landmarks' kernel gives them by least squares instead of f, where training samples are
-        held.
+        Accuracy gap and τ compare probes on f with probes on the network's outputs; *network in the kernel* compares,
+        instead of f, these outputs as the landmarks' kernel gives them by least squares over the training samples.
 
         Labels are used here and nowhere else. Test samples that are landmarks are left out.
 

@@ -1,0 +1,81 @@
+"""Workers that fail, differ or are killed: the others stop with them or the job goes on; no number changes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import faults
+import pytest
+
+HERE = Path(__file__).parent
+STOPPED = 30  # seconds, beside the start
+
+
+def small(mode: str) -> tuple[int, str, float]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+               str(HERE / "small.py"), mode]  # fmt: skip
+    started = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr, time.monotonic() - started
+
+
+def test_one_that_stops_stops_all_and_says_why():
+    code, said, seconds = small("stops")
+    assert code != 0
+    assert "there is no file samples.npy here" in said
+    assert seconds < STOPPED + 30
+
+
+def test_other_data_are_refused_by_name():
+    code, said, _ = small("differs")
+    assert code != 0
+    assert "worker 1 has the data 'bbb', worker 0 'aaa'" in said
+
+
+def test_an_error_of_one_alone_stops_all():
+    code, said, seconds = small("alone")
+    assert code != 0
+    assert "worker 1 alone met an error: out of luck" in said
+    assert seconds < STOPPED + 30
+
+
+def test_an_error_of_all_stops_nobody():
+    code, said, _ = small("together")
+    assert code == 0, said
+    assert said.count("went on") == 2
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    """A run that nobody disturbs: its configuration and folder."""
+    folder = tmp_path_factory.mktemp("quiet")
+    config = faults.prepare(folder, "barlow_twins")
+    started = time.monotonic()
+    assert faults.launched(config, folder / "quiet", 2).wait(timeout=300) == 0
+    return config, folder / "quiet", time.monotonic() - started
+
+
+def test_a_killed_worker_is_started_again_and_the_run_ends_as_if_undisturbed(quiet, tmp_path):
+    config, undisturbed, whole = quiet
+    ended = faults.disturbed(config, tmp_path / "run", workers=2, kills=1, seed=0, whole=whole)
+    assert ended.code == 0, ended.said[-3000:]
+    assert faults.difference(undisturbed, tmp_path / "run") < 1e-5
+
+
+def test_a_killed_job_goes_on_with_another_number_of_workers(quiet, tmp_path):
+    config, undisturbed, _ = quiet
+    job = faults.launched(config, tmp_path / "run", workers=2)
+    work, until = tmp_path / "run" / "work", time.monotonic() + 120
+    while not list(work.glob("moments-*.safetensors")) and time.monotonic() < until:
+        time.sleep(0.01)
+    for pid in faults.children(job.pid):
+        os.kill(pid, signal.SIGKILL)
+    job.kill()
+    job.wait()
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert faults.launched(config, tmp_path / "run", workers=3).wait(timeout=300) == 0
+    assert "finished blocks of an earlier run used" in (tmp_path / "run.log").read_text()
+    assert faults.difference(undisturbed, tmp_path / "run") < 1e-5
