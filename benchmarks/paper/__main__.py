@@ -6,32 +6,25 @@ Every finished encoder is kept in results/paper-NAME.json, so that a stopped mea
 docs/results.md is written from these files by `python -m paper.results`.
 """
 
-import argparse
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import measure
 import torch
 
-from paper.cases import CASES, OBJECTIVES, load
+from paper.cases import CASES, OBJECTIVES, arguments, load, work_folder
 from paper.measured import measured
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "1,000 samples, one epoch, one seed")
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--objectives", default=",".join(OBJECTIVES))
-    parser.add_argument("--data", type=Path, help="folder of the data sets; default KREPES_DATA or a download")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "krepes-paper")
     parser.add_argument("--fresh", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="1,000 samples, one epoch, one seed")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    facts, name, work = measure.machine_facts(), f"paper-{args.case}", args.work / ("quick" if args.quick else "full")
-    work.mkdir(parents=True, exist_ok=True)
+    facts, name, work = measure.machine_facts(), f"paper-{args.case}", work_folder(args)
     case = load(args.case, args.data)
     case = case.quick() if args.quick else case
     kept = None if args.fresh else measure.read_result(name, args.quick)

@@ -1,5 +1,7 @@
 """The data sets: samples, labels for evaluation alone, views, networks, and how they differ from the paper's."""
 
+import argparse
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,6 +66,22 @@ class Case:
             test_labels=self.test_labels[:200], settings=replace_epochs(self.settings, 1), landmarks=100,
             groups=self.groups and (self.groups[0][:1000], self.groups[1][:200], self.groups[2]),
         )  # fmt: skip
+
+
+def arguments(description: str | None, quick: str) -> argparse.ArgumentParser:
+    """The options that all measurements on the data sets share; `quick` says what --quick does."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of the data sets; default KREPES_DATA or a download")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "krepes-paper")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    return parser
+
+
+def work_folder(args: argparse.Namespace) -> Path:
+    """Where trained encoders are kept."""
+    work = args.work / ("quick" if args.quick else "full")
+    work.mkdir(parents=True, exist_ok=True)
+    return work
 
 
 def replace_epochs(settings: TrainConfig, epochs: int) -> TrainConfig:

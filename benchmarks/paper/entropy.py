@@ -7,8 +7,6 @@ f after the step with each λ (in units of the mean curvature) and with each m (
 the training labels, its accuracy on the test samples. Figures go to results/paper-entropy.json.
 """
 
-import argparse
-import tempfile
 import time
 import warnings
 from dataclasses import replace
@@ -26,7 +24,7 @@ from krepes.audit.spectrum import spectral_entropy
 from krepes.data.source import Subset
 from krepes.pipeline import moment_problem
 from krepes.solver.path import solve_path
-from paper.cases import OBJECTIVES, SPLIT, Case, load
+from paper.cases import OBJECTIVES, SPLIT, Case, arguments, load, work_folder
 from paper.fidelity import features
 from paper.measured import encoder
 
@@ -37,16 +35,12 @@ CONVERGED = 1e-2  # a λ whose solve ends above this residual is left out, and s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "1,000 samples, one epoch, one seed, few landmarks")
     parser.add_argument("--cases", default="mnist")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "krepes-paper")
-    parser.add_argument("--data", type=Path, help="folder of the data sets; default KREPES_DATA or a download")
-    parser.add_argument("--quick", action="store_true", help="1,000 samples, one epoch, one seed, few landmarks")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    facts, found, work = measure.machine_facts(), {}, args.work / ("quick" if args.quick else "full")
-    work.mkdir(parents=True, exist_ok=True)
+    facts, found, work = measure.machine_facts(), {}, work_folder(args)
     for name in args.cases.split(","):
         case = load(name, args.data)
         case = case.quick() if args.quick else case

@@ -8,8 +8,6 @@ components f₀ = B₀ᵀφ, where the step starts, d of them and 4d; and f afte
 the same labels. Seed 0 of the encoders of `python -m paper`. Figures go to results/paper-fidelity.json.
 """
 
-import argparse
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -23,7 +21,7 @@ from torch import Tensor
 from krepes import Auditor, Newton
 from krepes.audit.evaluation import kendall, probe
 from krepes.data.source import Source, Subset
-from paper.cases import OBJECTIVES, SPLIT, Case, load
+from paper.cases import OBJECTIVES, SPLIT, Case, arguments, load, work_folder
 from paper.measured import encoder
 
 LABELS = (2_000, 20_000)
@@ -32,16 +30,12 @@ BLOCK = 1024
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "1,000 samples, one epoch")
     parser.add_argument("--cases", default=CASES)
     parser.add_argument("--objectives", default=TRAINED)
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "krepes-paper")
-    parser.add_argument("--data", type=Path, help="folder of the data sets; default KREPES_DATA or a download")
-    parser.add_argument("--quick", action="store_true", help="1,000 samples, one epoch")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    facts, found, work = measure.machine_facts(), {}, args.work / ("quick" if args.quick else "full")
-    work.mkdir(parents=True, exist_ok=True)
+    facts, found, work = measure.machine_facts(), {}, work_folder(args)
     for name in args.cases.split(","):
         case = load(name, args.data)
         case = case.quick() if args.quick else case

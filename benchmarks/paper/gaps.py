@@ -6,8 +6,6 @@ The paper: the objective amplifies sex and relationship over education and occup
 results/paper-gaps.json.
 """
 
-import argparse
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -18,21 +16,17 @@ import numpy as np
 import torch
 
 from krepes import Auditor, Newton
-from paper.cases import OBJECTIVES, Case, load
+from paper.cases import OBJECTIVES, Case, arguments, load, work_folder
 from paper.measured import encoder
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "1,000 samples, one epoch, one seed")
     parser.add_argument("--objectives", default="barlow_twins,vicreg,spectral_contrastive")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "krepes-paper")
-    parser.add_argument("--data", type=Path, help="folder of the data sets; default KREPES_DATA or a download")
-    parser.add_argument("--quick", action="store_true", help="1,000 samples, one epoch, one seed")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    facts, found, work = measure.machine_facts(), {}, args.work / ("quick" if args.quick else "full")
-    work.mkdir(parents=True, exist_ok=True)
+    facts, found, work = measure.machine_facts(), {}, work_folder(args)
     case = load("adult", args.data)
     case = case.quick() if args.quick else case
     seeds = [0] if args.quick else [int(s) for s in args.seeds.split(",")]
