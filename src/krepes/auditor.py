@@ -157,6 +157,7 @@ class Auditor:
         with one_writer(Path(work)) if workers.first else nullcontext():
             if workers.first:
                 remove_unfinished(Path(work))
+            workers.check_shared(Path(work))
             key = workers.same(self._work_key(source, views, work_key))
             return self.fit_with(source, views, Work(Path(work), key))
 
@@ -779,7 +780,10 @@ class Auditor:
         """Write the fitted auditor (without the encoder's code) as a folder that `krepes.load` reads."""
         from krepes.results import save_auditor
 
-        return save_auditor(self, Path(folder))
+        if current().first:
+            save_auditor(self, Path(folder))
+        current().wait()
+        return Path(folder)
 
     def findings(
         self, plan: "AuditPlan | None" = None, explain: Sequence[int | str] | None = None, labels: Any = None

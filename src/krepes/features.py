@@ -32,14 +32,19 @@ class ShardedStore:
         self._paths = [folder / f"{name}-{i:03d}.bin" for i in range(len(parts))]
         self._open: dict[int, FeatureStore] = {}
         self._ends = torch.tensor([part.stop for part in parts])
+        self._read = 0
 
     def __len__(self) -> int:
         return self._parts[-1].stop
 
-    def shard(self, i: int) -> "FeatureStore":
-        """One shard's rows, opened when they are first asked for."""
+    def shard(self, i: int, create: bool = False) -> "FeatureStore":
+        """One shard's rows, opened when they are first asked for.
+
+        Raises:
+            RunFolderError: the file is not there, or not whole; its worker may make it with `create`.
+        """
         if i not in self._open:
-            self._open[i] = FeatureStore(self._paths[i], len(self._parts[i]), *self._shape)
+            self._open[i] = FeatureStore(self._paths[i], len(self._parts[i]), *self._shape, create)
         return self._open[i]
 
     def __getitem__(self, index: Tensor) -> Tensor:
@@ -51,6 +56,11 @@ class ShardedStore:
             for i, (start, stop) in enumerate(itertools.pairwise(bounds))
             if stop > start
         ]
+        self._read += sum(piece.nbytes for piece in pieces)
+        if self._read > RESIDENT:
+            self._read = 0
+            for store in self._open.values():
+                store.release()
         return torch.cat(pieces) if pieces else torch.empty(0, self._shape[0], dtype=self._shape[1])
 
 
@@ -60,16 +70,19 @@ class FeatureStore:
     Args:
         path: the file; made if it does not exist with the right size.
         dtype: float32, float16 or bfloat16.
+        create: False: it must be there already.
 
     Raises:
-        RunFolderError: the disk is full.
+        RunFolderError: the disk is full, or the file is not there or of another size.
     """
 
-    def __init__(self, path: Path, n: int, r: int, dtype: torch.dtype):
+    def __init__(self, path: Path, n: int, r: int, dtype: torch.dtype, create: bool = True):
         self.path, self.shape, self.dtype = path, (n, r), dtype
         size = n * r * dtype.itemsize
         try:
             if not path.exists() or path.stat().st_size != size:
+                if not create:
+                    raise RunFolderError(f"{path} is not there or not whole: all workers must see what others write")
                 reserve(path, size)
             # bfloat16 is unknown to numpy: kept by its bits
             kind = np.dtype(np.uint16) if dtype == torch.bfloat16 else np.dtype(str(dtype).removeprefix("torch."))

@@ -314,19 +314,23 @@ class Stream:
 def sum_moments(stream: Stream, note) -> Moments:
     """Moments of all samples from their shards, each kept when it is finished."""
     total, n, workers = no_moments(stream), len(stream.source), current()
-    for i, shard in workers.own(shards(n)):
-        name = f"moments-{i:03d}"
-        kept = stream.work.load(name)
-        if kept is None:
-            part = no_moments(stream)
-            for block, phi_a, phi_b in stream.features(shard):
-                part.add_(view_moments(stream.settings, phi_a, phi_b))
-                note(block.stop)
-            stream.work.save(name, part.tensors())
-        else:
-            part = Moments(len(shard), **{k: t.to(stream.device) for k, t in kept.items()})
-        total.add_(part)
-        note(shard.stop)
+
+    def sum_own() -> None:
+        for i, shard in workers.own(shards(n)):
+            name = f"moments-{i:03d}"
+            kept = stream.work.load(name)
+            if kept is None:
+                part = no_moments(stream)
+                for block, phi_a, phi_b in stream.features(shard):
+                    part.add_(view_moments(stream.settings, phi_a, phi_b))
+                    note(block.stop)
+                stream.work.save(name, part.tensors())
+            else:
+                part = Moments(len(shard), **{k: t.to(stream.device) for k, t in kept.items()})
+            total.add_(part)
+            note(shard.stop)
+
+    workers.together(sum_own)
     workers.add(*total.tensors().values())
     total.n = n
     return total
@@ -394,17 +398,21 @@ def pair_features(stream: Stream, note) -> tuple[Any, Any]:
     kind = dtype if engine.store == "float32" else STORES[engine.store]
     parts, place = shards(n), stream.work.place()
     views = [ShardedStore(place, f"features-{v}", parts, r, kind) for v in "ab"]
-    for i, shard in current().own(parts):
-        name, stores = f"features-{i:03d}", [view.shard(i) for view in views]
-        kept = stream.work.load(name)
-        if kept is None or kept["crc"].tolist() != [s.crc() for s in stores]:
-            for block, *pair in stream.features(shard):
-                for store, phi in zip(stores, pair, strict=True):
-                    store.write(block.start - shard.start, phi)
-                note(block.stop)
-            for store in stores:
-                store.flush()
-            stream.work.save(name, {"crc": torch.tensor([s.crc() for s in stores])})
-        note(shard.stop)
+
+    def write_own() -> None:
+        for i, shard in current().own(parts):
+            name, stores = f"features-{i:03d}", [view.shard(i, create=True) for view in views]
+            kept = stream.work.load(name)
+            if kept is None or kept["crc"].tolist() != [s.crc() for s in stores]:
+                for block, *pair in stream.features(shard):
+                    for store, phi in zip(stores, pair, strict=True):
+                        store.write(block.start - shard.start, phi)
+                    note(block.stop)
+                for store in stores:
+                    store.flush()
+                stream.work.save(name, {"crc": torch.tensor([s.crc() for s in stores])})
+            note(shard.stop)
+
+    current().together(write_own)
     current().wait()  # batches hold samples of all shards
     return views[0], views[1]

@@ -19,7 +19,7 @@ from krepes.auditor import Auditor
 from krepes.data.source import Source
 from krepes.data.stream import Views
 from krepes.engine import in_words, peak_resident
-from krepes.errors import ConfigError, RunFolderError
+from krepes.errors import ConfigError
 from krepes.files import one_writer, remove_unfinished, sha256_file, sha256_tree, write_atomically, write_json
 from krepes.report.audited import of_source
 from krepes.report.card import build_card
@@ -32,7 +32,7 @@ from krepes.stored import StoredRun
 from krepes.tables import write_tables
 from krepes.terminal import say, visible
 from krepes.work import Work, key_of
-from krepes.workers import current
+from krepes.workers import alone, current
 
 EXPLAINED = 6  # samples that a report explains when nobody names them
 WORK = "work"  # finished blocks inside the run folder, removed when the run is complete
@@ -96,10 +96,8 @@ def run_audit(
         # of the first worker: numbers computed from the first samples may be rounded differently elsewhere
         key = workers.same(key_of({**identity, **numbers, "versions": versions()}))
         work = Work(folder / WORK, key)
-        seen = workers.all((folder / WORK).is_dir())
-        if not all(seen):
-            raise RunFolderError(f"worker {seen.index(False)} does not see {folder}; expected a folder that all share")
-        workers.scratch = folder / WORK
+        workers.check_shared(folder / WORK)
+        workers.scratch = folder / WORK if workers.size > 1 else None
 
         def mark(state: str, stage: str | None = None) -> None:
             if run is not None:
@@ -149,6 +147,8 @@ def run_audit(
             except Exception as second:  # the first error is the one to tell; it may be the reason for this one
                 error.add_note(f"The manifest could not be updated either: {second}")
             raise
+        finally:
+            workers.scratch = None
         return folder / "report.html"
 
 
@@ -157,6 +157,7 @@ def seen_by_a_worker(auditor: Auditor, prints: dict[str, str], config: dict[str,
     settings = {k: v for k, v in config.items() if k != "device"}
     return {
         "krepes": f"{krepes.__version__} ({code_fingerprint()})", "torch": torch.__version__,
+        "threads": str(torch.get_num_threads()), "a processor with": torch.backends.cpu.get_cpu_capability(),
         "the settings": key_of({"config": settings, "settings": describe_settings(auditor.settings)})[:12],
         **{f"the {name}": value[:12] for name, value in prints.items()},
     }  # fmt: skip
@@ -215,6 +216,14 @@ def report_of(
     auditor: Auditor, path: Path, title: str, found: Findings, thumbnails: bool, redact: Sequence[str]
 ) -> Path:
     """The report of a fitted auditor that has no run folder; see `Auditor.report`."""
+    workers = current()
+    if workers.size > 1:  # the first writes it, with what it holds
+        _ = auditor.trust_  # by all of them together
+        if workers.first:
+            with alone():
+                report_of(auditor, path, title, found, thumbnails, redact)
+        workers.wait()
+        return path
     source = auditor.source_
     refuse_unknown(source, redact)
     with TemporaryDirectory(prefix="krepes-") as place:

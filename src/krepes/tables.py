@@ -34,9 +34,13 @@ def write_tables(auditor: Auditor, source: Source, folder: Path, top_k: int, wor
     workers = current()
     plane = fitted_plane(auditor, source, work)
     totals = torch.zeros(3, len(fit.indices), dtype=torch.float64)
-    for i, shard in workers.own(shards(len(source))):
-        totals += score_shard(auditor, source, shard, kept, plane, work, i, note)["totals"]
-        note(shard.stop)
+
+    def score_own() -> None:
+        for i, shard in workers.own(shards(len(source))):
+            totals.add_(score_shard(auditor, source, shard, kept, plane, work, i, note)["totals"])
+            note(shard.stop)
+
+    workers.together(score_own)
     workers.add(totals)
     metadata = source.metadata()
     raw = None if metadata is None else storable(metadata)

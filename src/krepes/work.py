@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from krepes.errors import RunFolderError
 from krepes.files import write_atomically
 from krepes.workers import current
 
@@ -87,12 +86,7 @@ class Work:
         if self._temporary is None and workers.first:
             self._temporary = tempfile.TemporaryDirectory(prefix="krepes-", dir=workers.scratch)
         place = Path(workers.same(self._temporary.name if self._temporary else ""))
-        unseen = [rank for rank, seen in enumerate(workers.all(place.is_dir())) if not seen]
-        if unseen:
-            raise RunFolderError(
-                f"worker {unseen[0]} does not see {place}, where the workers exchange the features of pairs. Fit with "
-                "work=…, a folder that all of them see."
-            )
+        workers.check_shared(place)
         return place
 
     def clear(self) -> None:

@@ -12,11 +12,12 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -24,11 +25,13 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from krepes.errors import ConfigError, KrepesError
+from krepes.errors import ConfigError, KrepesError, RunFolderError
 
-LIMIT = timedelta(minutes=30)  # without any word of the others, after which a sum gives up
+LIMIT = timedelta(minutes=30)  # for all to come together at the start
+PATIENCE = timedelta(days=7)  # of a sum: one worker may have a shard to compute, or the report to write
 GRACE = 15.0  # seconds that a worker waits for the others to meet the same error
 LOOK = 0.5  # seconds between two looks at whether another worker has stopped
+GONE = 20.0  # seconds that a sum waits for a worker that has left
 FAILED = "failed"
 
 Part = TypeVar("Part")
@@ -129,20 +132,54 @@ class Workers:
             f"worker {rank} has {what} {theirs[what]!r}, worker 0 {value!r}"
             for rank, theirs in enumerate(everywhere)
             for what, value in everywhere[0].items()
-            if theirs[what] != value
+            if theirs.get(what) != value
         ]
         if wrong:
             raise ConfigError(
                 f"the workers do not see the same: {'; '.join(wrong)}. Give all of them the same files and versions."
             )
 
+    def together(self, make: Callable[[], Value]) -> Value:
+        """What `make` gives, or on every worker the first error that one of them met; for work before a sum."""
+        if self.size == 1:
+            return make()
+        value, error = None, None
+        try:
+            value = make()
+        except WorkerError:
+            raise
+        except KrepesError as met:
+            error = met
+        for one in self.all(error):
+            if one is not None:
+                raise one
+        return value  # type: ignore[return-value]
+
+    def check_shared(self, folder: Path) -> None:
+        """Refuse a folder that is not one and the same for all.
+
+        Raises:
+            RunFolderError: names a worker that does not see it.
+        """
+        if self.size == 1:
+            return
+        name = self.same(f".shared-{uuid4().hex}")
+        if self.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        self.wait()
+        seen = self.all((folder / name).exists())
+        if self.first:
+            (folder / name).unlink(missing_ok=True)
+        if not all(seen):
+            raise RunFolderError(f"worker {seen.index(False)} does not see {folder}; expected a folder that all share")
+
     def leave(self) -> None:
         """Wait until nobody wants an answer any more: a connection that closes in a sum ends the other side's."""
-        self.wait()
-        self._meet("left", LIMIT.total_seconds())
+        self._meet("left", PATIENCE.total_seconds())
 
-    def share_error(self, error: KrepesError) -> None:
-        """Return where every worker has met an error at this point, so that all may go on without what failed.
+    def share_error(self, what: str, error: KrepesError) -> None:
+        """Return where every worker has met an error in this part, so that all may go on without it.
 
         Raises:
             WorkerError: the others have not, within `GRACE` seconds; they would wait for this one.
@@ -150,8 +187,10 @@ class Workers:
         if self.size == 1:
             return
         self._met += 1
-        if not self._meet(f"error/{self._met}", GRACE):
-            raise WorkerError(f"worker {self.rank} alone met an error: {error}") from error
+        if not self._meet(f"error/{self._met}/{what}", GRACE):
+            alone = f"worker {self.rank} alone met an error: {error}"
+            self.store.set(FAILED, alone)
+            raise WorkerError(alone) from error
 
     def _meet(self, where: str, seconds: float) -> bool:
         """Whether all workers come to a place in the program within a time; without a sum, which some may be in."""
@@ -168,23 +207,30 @@ class Workers:
     def fail(self, error: BaseException) -> None:
         """Tell the others that this worker stops, and why."""
         if self.store is not None and not isinstance(error, WorkerError):
-            self.store.set(FAILED, f"worker {self.rank} stopped: {type(error).__name__}: {error}")
+            with suppress(RuntimeError):  # the store's host may be gone
+                self.store.set(FAILED, f"worker {self.rank} stopped: {type(error).__name__}: {error}")
 
     def _wait(self, begin: Callable[[], Any]) -> None:
         try:
-            work, looked = begin(), time.monotonic()
+            work, looked, left = begin(), time.monotonic(), None
             while not work.is_completed():
                 time.sleep(1e-5)
                 if time.monotonic() - looked > LOOK:
                     looked = time.monotonic()
                     if self.store.check([FAILED]):
                         raise WorkerError(self.store.get(FAILED).decode())
+                    if any(self.store.check([f"left/{rank}"]) for rank in range(self.size)):
+                        left = left or looked
+                        if looked - left > GONE:
+                            raise WorkerError("another worker has left: all must make the same calls")
             work.wait()
         except RuntimeError as error:
             if isinstance(error, WorkerError):
                 raise
             time.sleep(LOOK)  # the other's last word may be on its way
-            told = self.store.get(FAILED).decode() if self.store.check([FAILED]) else "another worker was lost"
+            told = "another worker was lost"
+            with suppress(RuntimeError):
+                told = self.store.get(FAILED).decode() if self.store.check([FAILED]) else told
             raise WorkerError(f"{told} ({error})") from error
 
 
@@ -237,11 +283,14 @@ def started() -> Iterator[Workers]:
         yield ALONE
         return
     store, rank, size = next(iter(rendezvous("env://", timeout=LIMIT)))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # torchrun may keep its store when it starts the workers again: there the addresses of dead ones would be found
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     sums, words = (PrefixStore(f"{name}/{attempt}", store) for name in ("sums", "words"))
-    dist.init_process_group(backend, store=sums, rank=rank, world_size=size, timeout=LIMIT)
+    dist.init_process_group(backend, store=sums, rank=rank, world_size=size, timeout=PATIENCE)
     _current = Workers(rank, size, words)
     try:
         yield _current

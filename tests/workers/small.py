@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from krepes.errors import DataError
+from krepes.errors import DataError, NonFiniteError
 from krepes.workers import started
 
 if __name__ == "__main__":
@@ -17,11 +17,22 @@ if __name__ == "__main__":
             workers.agree({"torch": "2", "the data": ("aaa", "bbb")[workers.rank]})
         elif sys.argv[1] == "alone":
             if workers.rank == 1:
-                workers.share_error(DataError("out of luck"))
+                workers.share_error("a part", DataError("out of luck"))
             workers.add(torch.zeros(3))
         elif sys.argv[1] == "together":
-            workers.share_error(DataError("the same for all"))
+            workers.share_error("a part", DataError("the same for all"))
             found = workers.map([1, 2, 3], lambda i: i + workers.rank * 0)
             assert found == [1, 2, 3]
             assert workers.all(workers.rank) == [0, 1]
             print("went on")
+        elif sys.argv[1] == "sums":
+
+            def work() -> None:
+                if workers.rank == 1:
+                    raise NonFiniteError("sample 7 is not finite")
+
+            try:
+                workers.together(work)
+            except NonFiniteError as error:
+                print(f"met by {workers.rank}: {error}")
+            workers.add(torch.zeros(3))

@@ -48,6 +48,12 @@ def test_an_error_of_all_stops_nobody():
     assert said.count("went on") == 2
 
 
+def test_an_error_before_a_sum_is_everyones():
+    code, said, _ = small("sums")
+    assert code == 0, said
+    assert all(f"met by {rank}: sample 7 is not finite" in said for rank in (0, 1))
+
+
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
     """A run that nobody disturbs: its configuration and folder."""
@@ -62,6 +68,7 @@ def test_a_killed_worker_is_started_again_and_the_run_ends_as_if_undisturbed(qui
     config, undisturbed, whole = quiet
     ended = faults.disturbed(config, tmp_path / "run", workers=2, kills=1, seed=0, whole=whole)
     assert ended.code == 0, ended.said[-3000:]
+    assert ended.kills == 1
     assert faults.difference(undisturbed, tmp_path / "run") < 1e-5
 
 

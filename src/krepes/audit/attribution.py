@@ -163,10 +163,14 @@ def moment_changes(
     looked = len(stream.source)
     for number in range(draws):
         found = torch.zeros(len(s), looked, dtype=torch.float64)
-        for _, shard in current().own(shards(looked)):
-            for block, phi_a, phi_b in with_views(stream, number).features(shard):
-                found[:, block.start : block.stop] = sensitivity(phi_a, phi_b).cpu()
-                note(number * looked + block.stop)
+
+        def fill_own(number: int = number, found: Tensor = found) -> None:
+            for _, shard in current().own(shards(looked)):
+                for block, phi_a, phi_b in with_views(stream, number).features(shard):
+                    found[:, block.start : block.stop] = sensitivity(phi_a, phi_b).cpu()
+                    note(number * looked + block.stop)
+
+        current().together(fill_own)
         current().add(found)
         yield found
 

@@ -165,7 +165,7 @@ class _Notes:
             except WorkerError:
                 raise
             except KrepesError as error:
-                current().share_error(error)
+                current().share_error(what, error)
                 result = None
                 self.said.append(f"{what}: not available; {error}")
         for one in caught:

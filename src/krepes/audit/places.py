@@ -138,12 +138,16 @@ def at_encoder(fit: Fit, settings: Settings, source: Source, damping: float) -> 
     r, d = fit.nystrom.rank, len(origin)
     shapes = ((r, r), (r, d), r, d, ())
     sums = [torch.zeros(shape, dtype=torch.float64, device=fit.nystrom.U.device) for shape in shapes]
-    for _, block in current().own(blocks(range(number), BLOCK)):
-        phi, z = features_and_outputs(fit, source, drawn[block.start : block.stop])
-        z = z - origin
-        parts = phi.T @ phi, phi.T @ z, phi.sum(0), z.sum(0), z.square().sum()
-        for total, part in zip(sums, parts, strict=True):
-            total += part
+
+    def sum_own() -> None:
+        for _, block in current().own(blocks(range(number), BLOCK)):
+            phi, z = features_and_outputs(fit, source, drawn[block.start : block.stop])
+            z = z - origin
+            parts = phi.T @ phi, phi.T @ z, phi.sum(0), z.sum(0), z.square().sum()
+            for total, part in zip(sums, parts, strict=True):
+                total += part
+
+    current().together(sum_own)
     current().add(*sums)
     gram, right, mean_phi, mean_z, square = (total / number for total in sums)
     variance = float(square - mean_z.square().sum())
