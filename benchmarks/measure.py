@@ -1,7 +1,6 @@
 """What every benchmark shares: machine facts, interleaved timing, peak memory of a child, results as JSON, tables."""
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -118,13 +117,10 @@ def without_paths(text: str) -> str:
 
 
 def code_fingerprint() -> str:
-    """sha256 over krepes' sources, twelve digits: figures of two states of the code are never mixed."""
-    import krepes
+    """Of krepes' sources: figures of two states of the code are never mixed."""
+    from krepes.run import code_fingerprint
 
-    digest = hashlib.sha256()
-    for path in sorted(Path(krepes.__file__).parent.rglob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+    return code_fingerprint()
 
 
 def run_child(command: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> ChildRun:
