@@ -143,6 +143,21 @@ def test_escape_gives_a_lasso_up(watch, table_app):
     shown.page.wait_for_selector("#panel-explanation h2")
 
 
+def test_a_click_right_after_escape_counts(watch, table_app):
+    shown = opened(watch, table_app)
+    shown.page.click("#lasso")
+    x, y = point(shown.page, table_app, 3)
+    shown.page.evaluate(
+        """([x, y]) => {
+          document.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+          const at = { clientX: x, clientY: y, bubbles: true, view: window };
+          for (const type of ["mousedown", "mouseup", "click"]) krepes.map.map.getContainer().dispatchEvent(new MouseEvent(type, at));
+        }""",
+        [x, y],
+    )
+    shown.page.wait_for_selector("#panel-explanation h2")
+
+
 def test_numbers_are_what_they_are(watch, table_app):
     shown = opened(watch, table_app)
     values = [100, 120, 200, 0.5, 1e-7, 185234.4, -3.14159, 0, 1000, 12.34, None]

@@ -177,7 +177,7 @@ export class MapView {
         this.map.dragging.enable();
         if (!found) this.outline.clearLayers();
         this.giveUp = null;
-        setTimeout(() => { this.lassoing = false; }, 0); // after the click that the last pointerup makes
+        this.lassoing = false;
         done(found);
       };
       const escape = (event) => event.key === "Escape" && end(null);
@@ -201,6 +201,8 @@ export class MapView {
           if (!points) return;
           const found = points.map((p) => this.map.containerPointToLatLng(p)).map((p) => [p.lng, p.lat]);
           end(found.length > 2 ? found : null);
+          this.lassoing = true; // the click that this pointerup makes picks nothing
+          setTimeout(() => { this.lassoing = false; }, 0);
         },
         pointercancel: () => end(null),
       };
