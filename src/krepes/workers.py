@@ -26,6 +26,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from krepes.errors import ConfigError, KrepesError, RunFolderError
+from krepes.signals import Interrupted
 
 LIMIT = timedelta(minutes=30)  # for all to come together at the start
 PATIENCE = timedelta(days=7)  # of a sum: one worker may have a shard to compute, or the report to write
@@ -33,6 +34,7 @@ GRACE = 15.0  # seconds that a worker waits for the others to meet the same erro
 LOOK = 0.5  # seconds between two looks at whether another worker has stopped
 GONE = 20.0  # seconds that a sum waits for a worker that has left
 FAILED = "failed"
+SIGNAL = "signal "  # how the word of a worker begins that a signal stopped
 
 Part = TypeVar("Part")
 Value = TypeVar("Value")
@@ -199,16 +201,30 @@ class Workers:
         while not self.store.check(keys):
             if time.monotonic() > until:
                 return False
-            if self.store.check([FAILED]):
-                raise WorkerError(self.store.get(FAILED).decode())
+            self._heed()
             time.sleep(LOOK / 10)
         return True
 
     def fail(self, error: BaseException) -> None:
         """Tell the others that this worker stops, and why."""
-        if self.store is not None and not isinstance(error, WorkerError):
-            with suppress(RuntimeError):  # the store's host may be gone
-                self.store.set(FAILED, f"worker {self.rank} stopped: {type(error).__name__}: {error}")
+        if self.store is None or isinstance(error, WorkerError):
+            return
+        word = f"worker {self.rank} stopped: {type(error).__name__}: {error}"
+        if isinstance(error, KeyboardInterrupt):
+            word = SIGNAL + (error.name if isinstance(error, Interrupted) else "SIGINT")
+        with suppress(RuntimeError):  # the store's host may be gone
+            self.store.set(FAILED, word)
+
+    def _heed(self) -> None:
+        """Stop where another worker has stopped.
+
+        Raises:
+            WorkerError: with its reason.
+            Interrupted: a signal stopped it; the whole run was meant.
+        """
+        if self.store.check([FAILED]):
+            word = self.store.get(FAILED).decode()
+            raise Interrupted(word.removeprefix(SIGNAL)) if word.startswith(SIGNAL) else WorkerError(word)
 
     def _wait(self, begin: Callable[[], Any]) -> None:
         try:
@@ -217,8 +233,7 @@ class Workers:
                 time.sleep(1e-5)
                 if time.monotonic() - looked > LOOK:
                     looked = time.monotonic()
-                    if self.store.check([FAILED]):
-                        raise WorkerError(self.store.get(FAILED).decode())
+                    self._heed()
                     if any(self.store.check([f"left/{rank}"]) for rank in range(self.size)):
                         left = left or looked
                         if looked - left > GONE:
@@ -229,8 +244,10 @@ class Workers:
                 raise
             time.sleep(LOOK)  # the other's last word may be on its way
             told = "another worker was lost"
-            with suppress(RuntimeError):
-                told = self.store.get(FAILED).decode() if self.store.check([FAILED]) else told
+            try:
+                self._heed()
+            except RuntimeError as word:  # its word, or the store's host is gone as well
+                told = str(word) if isinstance(word, WorkerError) else told
             raise WorkerError(f"{told} ({error})") from error
 
 

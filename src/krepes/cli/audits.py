@@ -19,7 +19,9 @@ def demo(
     overwrite: Overwrite = False,
 ) -> None:
     """Audit the embedded encoder: Barlow Twins on scikit-learn's digits."""
-    with errors_in_words():
+    from krepes.signals import stop_requests
+
+    with errors_in_words(), stop_requests():
         from krepes import demo as embedded
         from krepes.results import describe_settings
         from krepes.run import run_audit, summarise
@@ -47,9 +49,11 @@ def audit(
     overwrite: Overwrite = False,
 ) -> None:
     """Audit an encoder as a configuration file says; under torchrun its processes divide the samples among them."""
+    from krepes.signals import stop_requests
     from krepes.workers import started
 
-    with errors_in_words(), started() as workers:
+    # outside `stop_requests` workers come together and part, where a signal ends them as ever: PyTorch waits there
+    with errors_in_words(), started() as workers, stop_requests():
         from krepes.config import build_auditor, build_data, build_plan, build_views, read_config, with_recipe
         from krepes.config.reading import naming_the_line
         from krepes.run import run_audit, summarise

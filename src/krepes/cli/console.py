@@ -16,6 +16,8 @@ Redact = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option(help="Replace a run that stands in the output folder.")]
 
+MEMORY = "Give engine.memory less, or take fewer landmarks; what is finished is kept, and the same command goes on."
+
 
 def terminal(quiet: bool = False) -> Console:
     """The console of standard output; wide enough for tables where that is no terminal."""
@@ -42,7 +44,7 @@ def _aloud(message: str, style: str) -> None:
 
 
 class errors_in_words:  # noqa: N801  used like a function
-    """krepes' own errors and Ctrl-C as one message; everything else keeps its traceback, since it is a bug."""
+    """krepes' own errors, a lack of memory, a request to stop as one message; all else, a bug, keeps its traceback."""
 
     def __init__(self, code: int = 1):
         self.code = code
@@ -61,6 +63,15 @@ class errors_in_words:  # noqa: N801  used like a function
         if isinstance(error, KrepesError):
             _aloud(f"error: {error}", "red")
             raise typer.Exit(self.code)
+        if isinstance(error, MemoryError | RuntimeError):
+            from krepes.engine import lacks_memory
+
+            if lacks_memory(error):
+                _aloud(f"error: out of memory ({str(error)[:200] or type(error).__name__}). {MEMORY}", "red")
+                raise typer.Exit(self.code)
         if isinstance(error, KeyboardInterrupt):
-            Console(stderr=True).print("interrupted; the run folder is valid, run the same command again")
-            raise typer.Exit(130)
+            from krepes.signals import Interrupted
+
+            by, code = (f" by {error.name}", error.code) if isinstance(error, Interrupted) else ("", 130)
+            _aloud(f"interrupted{by}: what is finished is kept, and the same command goes on from there", "yellow")
+            raise typer.Exit(code)

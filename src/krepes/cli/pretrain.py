@@ -22,7 +22,9 @@ def pretrain(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a small encoder without labels; writes weights, a recipe, and a configuration for `krepes audit`."""
-    with errors_in_words():
+    from krepes.signals import stop_requests
+
+    with errors_in_words(), stop_requests():
         from krepes.errors import ConfigError
         from krepes.pretrain import pretrain as run
         from krepes.pretrain import probe as probed
