@@ -57,7 +57,7 @@ def test_utf16_without_a_mark_is_recognised_by_its_zero_bytes(tmp_path):
         csv(tmp_path, TEXT.encode("utf-16-le"))
 
 
-@pytest.mark.parametrize("encoding", ["utf-88", "base64", ""])
+@pytest.mark.parametrize("encoding", ["utf-88", "base64", "", "idna", "punycode"])
 def test_an_encoding_that_is_none_is_named(tmp_path, encoding):
     with pytest.raises(ConfigError, match=f"encoding='{encoding}'"):
         csv(tmp_path, b"a\n1\n", encoding=encoding)

@@ -19,6 +19,11 @@ def pairs_of(options: Options, possible: Callable[[dict[str, Any]], bool]) -> se
     }
 
 
+def gain(name: str, value: int, chosen: dict[str, int], left: set[Pair]) -> int:
+    """How many pairs that are left a value makes with what is chosen."""
+    return sum({((name, value), one), (one, (name, value))} & left != set() for one in chosen.items())
+
+
 def covering(options: Options, possible: Callable[[dict[str, Any]], bool], seed: int = 0) -> list[dict[str, int]]:
     """Configurations, option ↦ place of its value, greedily: each begins with a pair that none before it has.
 
@@ -26,21 +31,19 @@ def covering(options: Options, possible: Callable[[dict[str, Any]], bool], seed:
         possible: whether a part of a configuration is; asked of pairs, and of what is chosen so far.
     """
     left, found, draw = pairs_of(options, possible), [], random.Random(seed)
-    place = {name: k for k, name in enumerate(options)}
     while left:
         chosen = dict(min(left))
         for name in draw.sample(list(options), len(options)):
             if name in chosen:
                 continue
             said = {k: options[k][i] for k, i in chosen.items()}
-            values = [i for i in range(len(options[name])) if possible({**said, name: options[name][i]})]
-
-            def gain(i: int, name: str = name, chosen: dict[str, int] = chosen) -> int:
-                new = (sorted([(name, i), one], key=lambda x: place[x[0]]) for one in chosen.items())
-                return sum(tuple(pair) in left for pair in new)
-
-            draw.shuffle(values)
-            chosen[name] = max(values, key=gain)
+            gains = {
+                i: gain(name, i, chosen, left)
+                for i in range(len(options[name]))
+                if possible({**said, name: options[name][i]})
+            }
+            best = [i for i, k in gains.items() if k == max(gains.values())]
+            chosen[name] = draw.choice(best)
         found.append(chosen)
         left -= {((a, chosen[a]), (b, chosen[b])) for a, b in combinations(options, 2)}
     return found

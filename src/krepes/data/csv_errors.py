@@ -31,6 +31,8 @@ def settled_encoding(path: Path, encoding: str) -> str:
         wanted = codecs.lookup(encoding).name
         "".encode(encoding)  # refuses base64 and its like
         codecs.getincrementaldecoder(encoding)
+        if wanted in ("idna", "punycode"):  # of host names; inside the parser they end the process
+            raise LookupError(wanted)
     except LookupError as error:
         raise ConfigError(
             f"encoding={encoding!r} is none that Python knows for text; expected, for example, utf-8, cp1252, latin-1 "
@@ -48,6 +50,11 @@ def settled_encoding(path: Path, encoding: str) -> str:
         if wanted not in ("utf-8", "utf-8-sig") and wanted.split("-")[:2] != codecs.lookup(marked).name.split("-")[:2]:
             raise DataError(f"{path} begins with the byte-order mark of {marked}, and encoding={encoding!r}")
         return marked
+    if wanted in ("utf-16", "utf-32"):
+        raise DataError(
+            f"{path} has no byte-order mark, and encoding={encoding!r} does not say the order of the bytes: say "
+            f"encoding='{wanted}-le' or '{wanted}-be'"
+        )
     if wanted in ("utf-8", "utf-8-sig", "ascii") and b"\0" in start:
         raise DataError(f"{path} holds zero bytes: it may be UTF-16 without a mark; say encoding='utf-16-le'")
     return "utf8" if wanted in ("utf-8", "utf-8-sig") else encoding
@@ -91,6 +98,8 @@ def undecodable(path: Path, encoding: str) -> tuple[int, int, int] | None:
             except UnicodeDecodeError as error:
                 before = error.object[: error.start].decode(encoding, "replace")
                 return line + before.count("\n"), read - waiting + error.start, error.object[error.start]
+            except UnicodeError:  # of a codec that names no byte
+                return None
             if not block:
                 return None
             read += len(block)

@@ -122,7 +122,7 @@ def named_errors(file: "CsvFile", cell_lines: int = CELL_LINES) -> Iterator[None
     """A parser's errors as DataError, with the place, the cause and what to do."""
     try:
         yield
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (pa.ArrowInvalid, UnicodeError) as error:
         said = explained(file.path, str(error), file.encoding, file.separator)
         if "is not " not in said:  # of bytes that are none of the encoding lines cannot be counted
             broken = broken_rows(file.path, file.encoding, file.separator, file.skip_lines, cell_lines)

@@ -17,6 +17,19 @@ FIELDS = ("name", "kind", *NUMBERS, "missing", "categories")
 WIDE = 100  # characters of categories that stand in one line
 
 
+class Written(yaml.SafeLoader):
+    """YAML without aliases: few lines of them stand for more than a memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node; an alias is YAML's own error."""
+        if self.check_event(yaml.AliasEvent):
+            at = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem=f"aliases (*{at.anchor}) are not used here; write it out", problem_mark=at.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
 def is_yaml(path: Path) -> bool:
     """Whether the file's name says YAML."""
     return path.suffix.lower() in (".yaml", ".yml")
@@ -57,7 +70,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        records = _plain(yaml.compose(text, yaml.SafeLoader)) if is_yaml(path) else json.loads(text)
+        records = _plain(yaml.compose(text, Written)) if is_yaml(path) else json.loads(text)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no table schema: it is not UTF-8 ({error})") from error
     except json.JSONDecodeError as error:
@@ -66,7 +79,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         mark = error.problem_mark or error.context_mark
         line = "" if mark is None else f", line {mark.line + 1},"
         raise DataError(f"{path}{line} is no valid YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: of a number of thousands of digits
         raise DataError(f"{path} is no table schema: {error}") from error
     if not isinstance(records, list) or not records:
         raise DataError(f"{path} is no table schema: it holds {_kind(records)}; expected a list of columns")
@@ -125,7 +138,7 @@ def _checked(record: Any) -> dict[str, Any]:
 def _number(key: str, value: Any) -> float:
     try:
         number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not math.isfinite(number):
         raise _FieldError(key, f"is {value!r}; expected a number")
@@ -168,7 +181,7 @@ def _line(text: str, i: int, key: str | None) -> str:
     """Where an entry's field stands, in words; JSON is YAML, nearly always."""
     try:
         entry = yaml.compose(text, yaml.SafeLoader).value[i]
-    except (yaml.YAMLError, AttributeError, IndexError):
+    except (yaml.YAMLError, AttributeError, IndexError, RecursionError):
         return ""
     fields = entry.value if isinstance(entry, yaml.MappingNode) else []
     # the last of several, as JSON takes it

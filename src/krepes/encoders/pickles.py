@@ -2,8 +2,10 @@
 
 import itertools
 import pickletools
+import struct
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -41,14 +43,16 @@ def harmless(name: str) -> bool:
 
 
 def pickled_parts(path: Path) -> Iterator[bytes]:
-    """The bytes of every pickle in a file."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                if info.filename.endswith(".pkl") and info.compress_type == zipfile.ZIP_STORED:
-                    yield archive.read(info)
+    """The bytes of every pickle in a file; of a damaged archive those that can be read."""
+    if not zipfile.is_zipfile(path):
+        yield path.read_bytes()
         return
-    yield path.read_bytes()
+    # a checksum, a header or a flag that is wrong: each has its own error
+    damaged = (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, struct.error)
+    with suppress(*damaged), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.filename.endswith(".pkl") and info.compress_type == zipfile.ZIP_STORED:
+                yield archive.read(info)
 
 
 def imported_names(data: bytes) -> set[str]:

@@ -15,6 +15,16 @@ Places = dict[tuple[str | int, ...], Place]
 class MarkedLoader(yaml.SafeLoader):
     """YAML in which 5e-3 is a number, as everybody reads it; YAML 1.1 wants 5.0e-3."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node; one that is none of its kind, such as the date 2026-13-01, is YAML's own error."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, OverflowError) as error:  # PyYAML raises each of them
+            kind, shown = node.tag.rpartition(":")[2], str(node.value)[:40]
+            raise yaml.MarkedYAMLError(
+                problem=f"{shown!r} is no {kind}; put a text in quotes", problem_mark=node.start_mark
+            ) from error
+
 
 MarkedLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
@@ -37,14 +47,13 @@ def read_marked(path: Path) -> tuple[Any, Places]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the recipe {path}: {error}") from error
-    loader = MarkedLoader(text)
     try:
         refuse_aliases(text, path)
-        node = loader.get_single_node()
+        node = yaml.compose(text, MarkedLoader)
         places: Places = {}
         if node is not None:
             note_places(node, (), places, path)
-        return (None if node is None else loader.construct_document(node)), places
+        return (None if node is None else MarkedLoader("").construct_document(node)), places
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f":{mark.line + 1}:{mark.column + 1}"
@@ -53,8 +62,6 @@ def read_marked(path: Path) -> tuple[Any, Places]:
         raise ConfigError(f"{path}: this is not valid YAML: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: sections are nested too deeply") from error
-    finally:
-        loader.dispose()
 
 
 def refuse_aliases(text: str, path: Path) -> None:
