@@ -1,9 +1,12 @@
 """Where an objective that looks at pairs finds their features: in memory, on disk, or computed when asked."""
 
 import itertools
+import math
 import mmap
+import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,20 +82,26 @@ class FeatureStore:
     def __init__(self, path: Path, n: int, r: int, dtype: torch.dtype, create: bool = True):
         self.path, self.shape, self.dtype = path, (n, r), dtype
         size = n * r * dtype.itemsize
-        try:
-            if not path.exists() or path.stat().st_size != size:
-                if not create:
-                    raise RunFolderError(f"{path} is not there or not whole: all workers must see what others write")
+        if not create and not whole(path, size):
+            raise RunFolderError(f"{path} is not there or not whole: all workers must see what others write")
+        with self._refusals():
+            if create:
                 reserve(path, size)
             # bfloat16 is unknown to numpy: kept by its bits
             kind = np.dtype(np.uint16) if dtype == torch.bfloat16 else np.dtype(str(dtype).removeprefix("torch."))
             self._map = np.memmap(path, kind, "r+", shape=(n, r))
-        except OSError as error:
-            raise RunFolderError(
-                f"cannot keep the pairs' features ({size / 2**30:.1f} GiB) in {path}: {error}. Free space, or take "
-                "engine.store float16 or recompute; finished blocks are kept and the same command goes on."
-            ) from error
         self._read = 0
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            size = math.prod(self.shape) * self.dtype.itemsize
+            raise RunFolderError(
+                f"cannot keep the pairs' features ({size / 2**30:.1f} GiB) in {self.path}: {error}. Free space, or "
+                "take engine.store float16 or recompute; finished blocks are kept and the same command goes on."
+            ) from error
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -117,8 +126,13 @@ class FeatureStore:
         return zlib.crc32(self._map.reshape(-1).view(np.uint8))  # pyright: ignore[reportArgumentType]
 
     def flush(self) -> None:
-        """Bring the file to disk and give its pages back."""
-        self._map.flush()
+        """Bring the file to disk and give its pages back.
+
+        Raises:
+            RunFolderError: the disk does not take it.
+        """
+        with self._refusals():
+            self._map.flush()
         self.release()
 
     def release(self) -> None:
@@ -129,15 +143,27 @@ class FeatureStore:
             inner.madvise(mmap.MADV_DONTNEED)
 
 
-def reserve(path: Path, size: int) -> None:
-    """A file of this size whose blocks the disk has promised."""
-    import os
+def whole(path: Path, size: int) -> bool:
+    """Whether there is a file of this size."""
+    return path.is_file() and path.stat().st_size == size
 
-    with path.open("wb") as f:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(f.fileno(), 0, size)
-        else:
-            f.truncate(size)
+
+def reserve(path: Path, size: int) -> None:
+    """A file of this size whose blocks the disk has promised; one of this size keeps what it holds.
+
+    Without them a full disk would end the process with SIGBUS where the map is written to, and nobody could say why.
+    """
+    kept = whole(path, size)
+    try:
+        with path.open("r+b" if kept else "wb") as f:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(f.fileno(), 0, size)  # also of a file with holes, as a copy may be
+            else:
+                f.truncate(size)
+    except OSError:
+        if not kept:
+            path.unlink(missing_ok=True)  # half a file would keep the space that the manifest needs
+        raise
 
 
 @dataclass

@@ -67,22 +67,53 @@ def one_writer(folder: Path) -> Iterator[None]:
     """
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file; expected a folder or nothing")
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
+    path = folder / ".lock"
+    lock = FileLock(path, timeout=0)
+    with refusals_of(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise RunFolderError(
-            f"another process is writing to {folder}. Wait for it, or choose another folder."
-        ) from error
-    except OSError as error:
-        raise RunFolderError(f"cannot write to {folder}: {error}. Choose another folder.") from error
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RunFolderError(
+                f"another process is writing to {folder}. Wait for it, or choose another folder."
+            ) from error
+    held = inode(path)
     try:
         yield
     finally:
         with suppress(OSError):  # Windows does not remove an open file
-            (folder / ".lock").unlink()
+            if inode(path) == held:  # another process may have made the folder anew, and hold it
+                path.unlink()
         lock.release()
+
+
+@contextmanager
+def refusals_of(folder: Path) -> Iterator[None]:
+    """What a file system refuses, as a RunFolderError that names the folder."""
+    try:
+        yield
+    except (OSError, NotImplementedError) as error:  # file systems without locks
+        raise RunFolderError(
+            f"cannot write to {folder}: {error}. Free space or choose another folder; files written before are intact."
+        ) from error
+
+
+def inode(path: Path) -> tuple[int, int] | None:
+    """What tells a file or folder from another one of its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def refuse_another(folder: Path, begun: tuple[int, int] | None) -> None:
+    """Raise RunFolderError where a folder is not the one that a run began in: another run may be in it by now."""
+    if inode(folder) != begun:
+        raise RunFolderError(
+            f"{folder} was removed or replaced while the run was writing to it. Remove what is left of it and run the "
+            "same command again."
+        )
 
 
 def write_json(path: Path, content: Any) -> Path:

@@ -163,21 +163,16 @@ def take_step(stream: "Stream", progress: Progress) -> tuple[Moments | None, Ste
             moments = sum_moments(stream, note)
             problem = moment_problem(settings.objective, moments)
     with progress.stage("newton") as note:
-        step = agreed_step(kept_step(stream.work) if current().first else None, nystrom)
-        if step is None:
+
+        def solved() -> dict[str, Tensor]:
             generator = torch.Generator().manual_seed(settings.seed)
             step = solve(settings.newton, problem, nystrom.B0, nystrom.eigenvalues, generator, note)
-            step = agreed_step(step, nystrom)
-            assert step is not None
-            if current().first:
-                stream.work.save("step", {"dB": step.dB}, json.dumps(step.outcome.as_plain()))
-    return moments, step
+            text = json.dumps(step.outcome.as_plain()).encode()
+            return {"dB": step.dB, "outcome": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
 
-
-def agreed_step(step: Step | None, nystrom: Nystrom) -> Step | None:
-    """The first worker's step: others may round differently, or not see its file yet."""
-    found = current().same(step and (step.dB.cpu(), step.outcome))
-    return None if found is None else Step(found[0].to(nystrom.U.device), found[1])
+        found = stream.work.once("step", solved)
+        outcome = Outcome.of_plain(json.loads(bytes(found["outcome"].tolist())))
+    return moments, Step(found["dB"].to(nystrom.U.device), outcome)
 
 
 def rank_cut(settings: Settings, rows: KernelRows) -> float:
@@ -228,14 +223,10 @@ def kept_landmarks(
     settings: Settings, source: Source, gradients: GradientMap, memory: MemoryPlan, work: Work
 ) -> list[int]:
     """The landmarks that an earlier run chose, or new ones."""
-    first = current().first
-    kept = work.load("landmarks") if first else None
-    indices: list[int] | None = current().same(None if kept is None else kept["indices"].tolist())
-    if indices is None:
-        indices = current().same(choose_landmarks(settings, source, gradients, memory))
-        if first:
-            work.save("landmarks", {"indices": torch.tensor(indices)})
-    return indices
+    found = work.once(
+        "landmarks", lambda: {"indices": torch.tensor(choose_landmarks(settings, source, gradients, memory))}
+    )
+    return found["indices"].tolist()
 
 
 def choose_landmarks(settings: Settings, source: Source, gradients: GradientMap, memory: MemoryPlan) -> list[int]:
@@ -347,12 +338,6 @@ def view_moments(settings: Settings, phi_a: Tensor, phi_b: Tensor) -> Moments:
     if not settings.kernel.center:
         phi_a, phi_b = phi_a.double(), phi_b.double()
     return Moments.of(phi_a, phi_b, getattr(settings.objective, "difference", False))
-
-
-def kept_step(work: Work) -> Step | None:
-    """The step that an earlier run took."""
-    kept = work.load("step")
-    return None if kept is None else Step(kept["dB"], Outcome.of_plain(json.loads(work.note("step"))))
 
 
 def moment_problem(objective: Any, moments: Moments) -> Callable[[Tensor], Problem]:

@@ -20,7 +20,15 @@ from krepes.data.source import Source
 from krepes.data.stream import Views
 from krepes.engine import in_words, peak_resident
 from krepes.errors import ConfigError
-from krepes.files import one_writer, remove_unfinished, sha256_file, sha256_tree, write_atomically, write_json
+from krepes.files import (
+    one_writer,
+    refusals_of,
+    remove_unfinished,
+    sha256_file,
+    sha256_tree,
+    write_atomically,
+    write_json,
+)
 from krepes.report.audited import of_source
 from krepes.report.card import build_card
 from krepes.report.page import build_page
@@ -97,15 +105,15 @@ def run_audit(
         # of the first worker: numbers computed from the first samples may be rounded differently elsewhere
         key = workers.same(key_of({**identity, **numbers, "versions": versions()}))
         work = Work(folder / WORK, key)
-        workers.check_shared(folder / WORK)
-        workers.scratch = folder / WORK if workers.size > 1 else None
 
         def mark(state: str, stage: str | None = None) -> None:
             if run is not None:
                 run.mark(state, *([] if stage is None else [stage]))
 
         try:
-            mark("running", "fit")
+            mark("running", "fit")  # before all else: without a manifest, what stands in the folder is a stranger's
+            workers.check_shared(folder / WORK)
+            workers.scratch = folder / WORK if workers.size > 1 else None
             auditor.fit_with(source, views, work)
             mark("running", "scores")
             with auditor.progress.stage("scores", total=len(source)) as note:
@@ -115,7 +123,7 @@ def run_audit(
             mark("running", "findings")
             found = find(auditor, plan, chosen, labels)
             trust = auditor.trust_
-            if not workers.first:
+            if run is None:
                 return folder / "report.html"
             written = write_findings(found, folder)
             for note in found.notes:
@@ -137,8 +145,10 @@ def run_audit(
             card = build_card(stored)
             write_atomically(folder / "card.md", lambda p: p.write_bytes(card.encode("utf-8", "replace")))
             write_report(stored)
+            run.check()
             names = [name for name in (*OUTPUTS, *written) if name != MODEL]
-            sums = {name: sha256_file(folder / name) for name in names}
+            with refusals_of(folder):
+                sums = {name: sha256_file(folder / name) for name in names}
             write_json(folder / "manifest.json", finished(read_manifest(folder), sums))
             work.clear()
         except BaseException as error:
@@ -175,10 +185,11 @@ def code_fingerprint() -> str:
 def opened(folder: Path, identity: dict[str, Any], overwrite: bool, console: Console) -> RunFolder | None:
     """The folder, ready for a run with this identity; None where a complete one stands."""
     if overwrite and (folder / "manifest.json").exists():
-        for name in (*OUTPUTS, *FINDINGS, *SHOWN):
-            (folder / name).unlink(missing_ok=True)
-        Work(folder / WORK).clear()
-        (folder / "manifest.json").unlink()  # last: without it, what remains would be a stranger's
+        with refusals_of(folder):
+            for name in (*OUTPUTS, *FINDINGS, *SHOWN):
+                (folder / name).unlink(missing_ok=True)
+            Work(folder / WORK).clear()
+            (folder / "manifest.json").unlink()  # last: without it, what remains would be a stranger's
     run = RunFolder.open(folder, identity)
     if run.found:
         say(console, run.found)
@@ -188,9 +199,9 @@ def opened(folder: Path, identity: dict[str, Any], overwrite: bool, console: Con
             return None
         verb = "is" if len(gone) == 1 else "are"
         say(console, f"{', '.join(gone)} in {folder} {verb} missing or changed; the run is made again.", "yellow")
-    (folder / WORK).mkdir(parents=True, exist_ok=True)
-    for place in (folder, folder / WORK):
-        remove_unfinished(place)
+    with refusals_of(folder):
+        for place in (folder, folder / WORK):
+            remove_unfinished(place)
     return run
 
 

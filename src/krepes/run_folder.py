@@ -8,7 +8,7 @@ import numpy
 
 import krepes
 from krepes.errors import RunFolderError
-from krepes.files import write_json
+from krepes.files import inode, refuse_another, write_json
 from krepes.results import MANIFEST, read_manifest, refuse_foreign, versions
 
 
@@ -27,6 +27,7 @@ class RunFolder:
     found: str | None = None
     complete: bool = False
     stage: str = field(default="start", repr=False)
+    begun: tuple[int, int] | None = field(default=None, repr=False)
 
     @classmethod
     def open(cls, path: Path, identity: dict[str, Any]) -> "RunFolder":
@@ -39,7 +40,7 @@ class RunFolder:
             RunFolderError: the folder belongs to another model, data set or configuration (says what differs), or
                 holds files of another origin.
         """
-        run = cls(path, identity)
+        run = cls(path, identity, begun=inode(path))
         visible = [p for p in path.iterdir() if not p.name.startswith(".")] if path.exists() else []
         if visible and not (path / MANIFEST).exists():
             raise RunFolderError(
@@ -81,12 +82,22 @@ class RunFolder:
         )
 
     def mark(self, status: str, stage: str | None = None) -> None:
-        """Write where the run stands."""
+        """Write where the run stands.
+
+        Raises:
+            RunFolderError: the manifest cannot be written, or the folder was removed or replaced.
+        """
         self.stage = stage or self.stage
+        self.check()
         write_json(
             self.path / MANIFEST,
             {"format": 1, "status": status, "stage": self.stage, "versions": versions(), **self.identity},
         )
+
+    def check(self) -> None:
+        """Raise RunFolderError when the folder was removed or replaced meanwhile."""
+        if self.begun is not None:
+            refuse_another(self.path, self.begun)
 
 
 def _close(was: Any, now: list[float]) -> bool:

@@ -115,17 +115,15 @@ def rank_landmarks(auditor: Auditor, mean_influence: Tensor, signed: Tensor, siz
 
 def fitted_plane(auditor: Auditor, source: Source, work: Work) -> Plane:
     """The principal plane of a seeded subset's representations."""
-    first = current().first
-    kept = current().same(work.load("plane") if first else None)
-    if kept is None:
+
+    def fitted() -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(auditor.settings.seed)
         subset = sorted(torch.randperm(len(source), generator=generator)[:PLANE_SAMPLES].tolist())
         f = [auditor.represent(read(source, subset[i : i + BLOCK])) for i in range(0, len(subset), BLOCK)]
         plane = Plane.of(torch.cat(f))
-        kept = current().same({"mean": plane.mean.cpu(), "axes": plane.axes.cpu()})
-        if first:
-            work.save("plane", kept)
-    return Plane(kept["mean"], kept["axes"])
+        return {"mean": plane.mean, "axes": plane.axes}
+
+    return Plane(**work.once("plane", fitted))
 
 
 def score_shard(

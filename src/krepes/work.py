@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from krepes.files import write_atomically
+from krepes.files import inode, refusals_of, refuse_another, write_atomically
 from krepes.workers import current
 
 
@@ -32,6 +33,7 @@ class Work:
         self.folder, self.key = folder, key
         self.reused: list[str] = []  # by this worker
         self._written: set[str] = set()
+        self._begun: tuple[int, int] | None = None  # the folder as this object first wrote to it
         self._temporary: tempfile.TemporaryDirectory | None = None
 
     def load(self, name: str) -> dict[str, Tensor] | None:
@@ -54,37 +56,51 @@ class Work:
                 tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  safe_open is no dict
         except (SafetensorError, OSError):
             return None
-        if stamp.get("key") != self.key or stamp.get("sha256") != checksum(tensors, stamp.get("note", "")):
+        if stamp.get("key") != self.key or stamp.get("sha256") != checksum(tensors):
             return None
         return tensors
 
-    def note(self, name: str) -> str:
-        """The text that was kept with a block."""
-        assert self.folder is not None
-        with safe_open(self.folder / f"{name}.safetensors", framework="pt") as f:
-            return (f.metadata() or {}).get("note", "")
+    def once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """A block of what is not divided: the first worker's tensors on every worker, as others may round differently.
 
-    def save(self, name: str, tensors: dict[str, Tensor], note: str = "") -> None:
-        """Keep a finished block, with a text.
+        Args:
+            make: gives them where the block is not finished; all workers call it.
+        """
+        workers = current()
+        found = workers.same(self.load(name) if workers.first else None)
+        if found is None:
+            found = workers.same({k: t.detach().cpu() for k, t in make().items()})
+            if workers.first:
+                self.save(name, found)
+        return found
+
+    def save(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Keep a finished block.
 
         Raises:
-            RunFolderError: the disk is full or the folder cannot be written.
+            RunFolderError: the disk is full, the folder cannot be written, or it was removed or replaced meanwhile.
         """
         if self.folder is None:
             return
+        self.place()
         self._written.add(name)
         tensors = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
-        stamp = {"key": self.key, "sha256": checksum(tensors, note), "note": note}
+        stamp = {"key": self.key, "sha256": checksum(tensors)}
         write_atomically(self.folder / f"{name}.safetensors", lambda p: save_file(tensors, p, metadata=stamp))
 
     def place(self) -> Path:
         """A folder for the feature store: the work folder, or a temporary one that goes with this object."""
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if self._begun is None:
+                with refusals_of(self.folder):
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                self._begun = inode(self.folder)
+            refuse_another(self.folder, self._begun)
             return self.folder
         workers = current()
         if self._temporary is None and workers.first:
-            self._temporary = tempfile.TemporaryDirectory(prefix="krepes-", dir=workers.scratch)
+            with refusals_of(workers.scratch or Path(tempfile.gettempdir())):
+                self._temporary = tempfile.TemporaryDirectory(prefix="krepes-", dir=workers.scratch)
         place = Path(workers.same(self._temporary.name if self._temporary else ""))
         workers.check_shared(place)
         return place
@@ -95,9 +111,9 @@ class Work:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def checksum(tensors: dict[str, Tensor], note: str = "") -> str:
-    """sha256 over the note, names, shapes, types and bytes."""
-    digest = hashlib.sha256(note.encode())
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names, shapes, types and bytes."""
+    digest = hashlib.sha256()
     for name in sorted(tensors):
         t = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(t.shape)}{t.dtype}".encode())

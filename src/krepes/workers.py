@@ -26,6 +26,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from krepes.errors import ConfigError, KrepesError, RunFolderError
+from krepes.files import refusals_of
 from krepes.signals import Interrupted
 
 LIMIT = timedelta(minutes=30)  # for all to come together at the start
@@ -167,8 +168,9 @@ class Workers:
             return
         name = self.same(f".shared-{uuid4().hex}")
         if self.first:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).touch()
+            with refusals_of(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / name).touch()
         self.wait()
         seen = self.all((folder / name).exists())
         if self.first:

@@ -68,11 +68,14 @@ def test_workers_end_by_a_signal_to_any_of_them_while_one_hangs(whole, tmp_path,
 
 
 def test_the_first_signal_given_twice_is_one():
-    with pytest.raises(Interrupted) as stopped, stop_requests():
+    def told_twice():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:  # as a scheduler does that tells torchrun and its workers, which torchrun tells again
             os.kill(os.getpid(), signal.SIGTERM)
+
+    with stop_requests(), pytest.raises(Interrupted) as stopped:
+        told_twice()
     assert stopped.value.code == 143
 
 

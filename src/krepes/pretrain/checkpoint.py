@@ -16,7 +16,14 @@ def save_checkpoint(path: Path, content: dict[str, Any], identity: dict[str, Any
     Raises:
         RunFolderError: the file cannot be written; the one before stays.
     """
-    write_atomically(path, lambda p: torch.save({"content": content, "identity": identity}, p))
+
+    def write(place: Path) -> None:
+        try:
+            torch.save({"content": content, "identity": identity}, place)
+        except RuntimeError as error:  # PyTorch's for a full disk
+            raise OSError(str(error).splitlines()[0]) from error
+
+    write_atomically(path, write)
 
 
 def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
