@@ -58,17 +58,14 @@ class errors_in_words:  # noqa: N801  used like a function
         warnings.showwarning = lambda message, *_args, **_kw: _aloud(f"warning: {message}", "yellow")
 
     def __exit__(self, kind, error, traceback) -> None:
-        from krepes.errors import KrepesError
+        from krepes.errors import KrepesError, lacks_memory
 
         if isinstance(error, KrepesError):
             _aloud(f"error: {error}", "red")
             raise typer.Exit(self.code)
-        if isinstance(error, MemoryError | RuntimeError):
-            from krepes.engine import lacks_memory
-
-            if lacks_memory(error):
-                _aloud(f"error: out of memory ({str(error)[:200] or type(error).__name__}). {MEMORY}", "red")
-                raise typer.Exit(self.code)
+        if isinstance(error, Exception) and lacks_memory(error):
+            _aloud(f"error: out of memory ({str(error)[:200] or type(error).__name__}). {MEMORY}", "red")
+            raise typer.Exit(self.code)
         if isinstance(error, KeyboardInterrupt):
             from krepes.signals import Interrupted
 
