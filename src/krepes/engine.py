@@ -83,12 +83,6 @@ def peak_resident() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory for something, on the CPU or a GPU."""
-    refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # PyTorch's on the CPU
-    return refused or isinstance(error, MemoryError | torch.OutOfMemoryError)
-
-
 def rank_tolerance(dtype: torch.dtype, precision: str) -> float:
     """Relative cut of K_mm's eigenvalues, below which rows of the kernel hold more rounding than signal.
 

@@ -39,6 +39,13 @@ class KrepesWarning(UserWarning):
     """Something worked, but not as one would assume; said once."""
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no memory for something, on the CPU or a GPU."""
+    # PyTorch's own are RuntimeErrors: by their words on the CPU, by their name on a GPU
+    refused = "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and refused)
+
+
 def is_whole(value: object) -> bool:
     """Whether a setting is a whole number, and no truth value."""
     return isinstance(value, Integral) and not isinstance(value, bool)

@@ -19,7 +19,7 @@ from krepes.auditor import Auditor
 from krepes.data.source import Source
 from krepes.data.stream import Views
 from krepes.engine import in_words, peak_resident
-from krepes.errors import ConfigError
+from krepes.errors import ConfigError, DataError, KrepesError, lacks_memory
 from krepes.files import (
     one_writer,
     refusals_of,
@@ -146,6 +146,7 @@ def run_audit(
             write_atomically(folder / "card.md", lambda p: p.write_bytes(card.encode("utf-8", "replace")))
             write_report(stored)
             run.check()
+            refuse_changed(source, prints["data"])
             names = [name for name in (*OUTPUTS, *written) if name != MODEL]
             with refusals_of(folder):
                 sums = {name: sha256_file(folder / name) for name in names}
@@ -157,10 +158,21 @@ def run_audit(
                 mark(state)
             except Exception as second:  # the first error is the one to tell; it may be the reason for this one
                 error.add_note(f"The manifest could not be updated either: {second}")
+            if isinstance(error, Exception) and not (isinstance(error, KrepesError) or lacks_memory(error)):
+                refuse_changed(source, prints["data"])  # as the reason for whatever it led to
             raise
         finally:
             workers.scratch = None
         return folder / "report.html"
+
+
+def refuse_changed(source: Source, fingerprint: str) -> None:
+    """Raise DataError where the samples are not those that had this fingerprint."""
+    if source.fingerprint() != fingerprint:
+        raise DataError(
+            "the samples changed while they were audited: their fingerprint is another one than at the start. Keep "
+            "them as they are, and audit them into another folder, or --overwrite this one."
+        )
 
 
 def seen_by_a_worker(auditor: Auditor, prints: dict[str, str], config: dict[str, Any]) -> dict[str, str]:

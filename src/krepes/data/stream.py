@@ -12,7 +12,7 @@ from torch import Tensor
 
 from krepes.data.ids import ChosenIds
 from krepes.data.source import Source, Subset, check_finite
-from krepes.errors import ConfigError, DataError
+from krepes.errors import ConfigError, DataError, KrepesError, lacks_memory
 
 # Samples whose views are drawn together with one seed. It is part of the result's definition, unlike the blocks that
 # are computed on, which are unions of these.
@@ -82,10 +82,35 @@ def blocks(part: range, size: int) -> Iterator[range]:
 
 
 def read(source: Source, indices: Sequence[int]) -> Tensor:
-    """The samples at these positions, checked to be finite."""
-    batch = source.batch(indices)
+    """The samples at these positions, checked to be as many tensors as were asked for, and finite.
+
+    Raises:
+        DataError: the source raises an error, or gives something else; names the samples.
+        NonFiniteError: names the samples that hold NaN or infinity.
+    """
+    try:
+        batch = source.batch(indices)
+    except KrepesError:
+        raise
+    except Exception as error:  # the source's code may be the user's
+        if lacks_memory(error):
+            raise
+        raise DataError(
+            f"{between(source, indices)} cannot be read: the source raises {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(batch, Tensor) or batch.shape[:1] != (len(indices),):
+        found = f"shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else f"a {type(batch).__name__}"
+        raise DataError(
+            f"the source gives {found} for {between(source, indices)}; expected a tensor of {len(indices)} samples"
+        )
     check_finite(batch, names(source, indices))
     return batch
+
+
+def between(source: Source, indices: Sequence[int]) -> str:
+    """Samples by the first and last one's id."""
+    chosen = names(source, indices)
+    return f"sample {chosen[0]}" if len(chosen) == 1 else f"one of the samples {chosen[0]} … {chosen[-1]}"
 
 
 def probe_of(source: Source) -> Tensor:
