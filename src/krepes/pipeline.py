@@ -175,6 +175,12 @@ def take_step(stream: "Stream", progress: Progress) -> tuple[Moments | None, Ste
     return moments, Step(found["dB"].to(nystrom.U.device), outcome)
 
 
+def agreed_step(step: Step, nystrom: Nystrom) -> Step:
+    """The first worker's step: others may round differently."""
+    dB, outcome = current().same((step.dB.cpu(), step.outcome))
+    return Step(dB.to(nystrom.U.device), outcome)
+
+
 def rank_cut(settings: Settings, rows: KernelRows) -> float:
     """The cut of K_mm's eigenvalues: the user's, or the one below which rows hold more rounding than signal.
 

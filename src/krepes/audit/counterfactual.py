@@ -109,7 +109,6 @@ def without(
         generator = torch.Generator().manual_seed(settings.seed)
         step = solve(settings.newton, problem, fit.nystrom.B0, fit.nystrom.eigenvalues, generator, note)
         step = agreed_step(step, fit.nystrom)
-        assert step is not None
     indices, shown = (fit.indices, shown) if lost else (landmarks.tolist(), rest)
     changed = replace(fit, indices=indices, moments=moments, step=step, dA=fit.nystrom.dual(step.dB), memory=memory)
     return Refit(changed, rest, rest_views, shown)
