@@ -248,7 +248,7 @@ def in_a_run(name: str, look: Callable[[Path], object], dictionary: tuple[str, .
 
 
 def pieces(*names: str) -> Callable[[Path], None]:
-    """What report and app read of a folder's manifest and these files; what is damaged becomes a sentence of `problems`."""
+    """What report and app read of the manifest and these files; what is damaged becomes a sentence of `problems`."""
 
     def look(place: Path) -> None:
         run = StoredRun.open(place)

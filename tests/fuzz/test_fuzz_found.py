@@ -25,6 +25,7 @@ FOUND = [
     ("schema-json", b'[{"name": "a", "kind": "categorical", "categories": ' + DEEP + b"}]"),
     ("schema-yaml", LAUGHS),
     ("checkpoint", READERS["checkpoint"].seeds()[0].replace(b"_rebuild_", b"_rebuilt_")),  # another checksum
+    ("points", READERS["points"].seeds()[0].replace(b"landmarks", b"land\xffarks")),  # a name that is no text
     ("csv", b"\0\x02a,b\n1,2\n"),  # UTF-16 is asked for, and there is no mark
 ]
 

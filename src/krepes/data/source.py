@@ -71,6 +71,8 @@ class ArraySource:
             raise DataError(f"the samples are a {array.layout} tensor; expected a dense one: call .to_dense()")
         if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
             raise DataError(f"the array holds {array.dtype} values; expected numbers")
+        if isinstance(array, np.ndarray) and min(array.strides, default=0) < 0:
+            array = array.copy()  # torch takes no reversed view
         try:
             with warnings.catch_warnings():
                 # a read-only memory map is never written to: batches are copies

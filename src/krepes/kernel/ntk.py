@@ -138,8 +138,9 @@ class KernelRows:
                 )
         self.scale = 1.0
         self.K_mm = self._finish(raw.clone(), self._mean, self._diagonal)
-        if settings.rescale == "mean":
-            self.scale = float(self.K_mm.diagonal().mean())
+        mean = float(self.K_mm.diagonal().mean())
+        if settings.rescale == "mean" and mean > 0:  # else all landmarks are alike, which their rank tells
+            self.scale = mean
             self.K_mm = self.K_mm / self.scale
         self.K_mm = (self.K_mm + self.K_mm.T) / 2
 
