@@ -117,7 +117,7 @@ class StoredRun:
             found.close()
             self.say(name, f"{name} says that it has {found.metadata.num_rows:,} rows; at most {ROWS:,} are read.")
             return None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name that is no text
             self.say(name, f"{name} is damaged ({first_line(error)}).")
             return None
 
@@ -231,8 +231,12 @@ class StoredRun:
         file = self.parquet("points.parquet")
         if file is None:
             return []
-        with file:
-            return [c.removeprefix(DATA) for c in file.schema_arrow.names if c.startswith(DATA)]
+        try:
+            with file:
+                return [c.removeprefix(DATA) for c in file.schema_arrow.names if c.startswith(DATA)]
+        except (pa.ArrowException, OSError, ValueError) as error:
+            self.say("points.parquet", f"points.parquet is damaged ({first_line(error)}).")
+            return []
 
     def cells(self, positions: Collection[int]) -> dict[int, dict[str, str]]:
         """Position ↦ column ↦ raw value as text, of the samples' own table; {} for samples without one."""
