@@ -10,7 +10,7 @@ from krepes import BYOL, NTK, Auditor, BarlowTwins, Engine, Newton, SimCLR, Spec
 from krepes.audit.findings import AuditPlan
 from krepes.config.audit import SAMPLERS
 from krepes.cost import Cost, Machine, cost_of
-from krepes.cost.counts import OPERATIONS, Stage, added
+from krepes.cost.counts import KINDS, Stage, added
 from krepes.data import as_source
 from krepes.data.stream import SMALLEST_SHARD
 from krepes.encoders import MLP
@@ -18,7 +18,7 @@ from krepes.errors import ConfigError, LandmarkError
 from krepes.progress import Progress
 
 N, M = 6000, 150
-UNIT = Machine("unit", dict.fromkeys((*OPERATIONS, "samples", "pairs", "disk"), 1.0), None, 1.0, 0.0)
+UNIT = Machine("unit", dict.fromkeys(KINDS, 1.0), None, 1.0, 0.0)
 
 
 class CountingProgress(Progress):

@@ -18,11 +18,13 @@ KINDS = {
     "products": "operations of other matrix products in the encoder's type",
     "double": "operations of matrix products in float64",
     "eigen": "operations of symmetric eigenproblems in float64",
+    "elementwise": "numbers that elementwise functions pass over, where they are as dear as products",
     "disk": "bytes written to and read from files that workers share",
 }
 OPERATIONS = ("network", "kernel", "products", "double", "eigen")
 PROPOSED = 1.6  # kernel columns per landmark that D² seeding and pivoted Cholesky look at (docs/scale.md)
 EIGEN = 9.0  # operations of a symmetric eigenproblem, times m³
+PASSED = 6  # times that a product with SimCLR's curvature passes over its similarities; twice for a loss
 TRIALS = 9  # losses of damping="auto" at most
 
 Counts = Mapping[str, float]
@@ -164,7 +166,8 @@ def curvature_product(sizes: Sizes, vectors: int = 1) -> Stage:
     if not sizes.streaming:
         return Stage("product", {"double": 4.0 * m * m * h * vectors})
     pairs = min(sizes.n, sizes.curvature)
-    counts = {"products": (8.0 * pairs * m * h + 4 * logits(sizes, pairs)) * vectors}
+    passes = 8.0 * pairs * m * h + 4 * logits(sizes, pairs) * 2 * h
+    counts = {"products": passes * vectors, "elementwise": PASSED * logits(sizes, pairs) * vectors}
     found = added(counts, pairs_again(sizes, pairs))
     return Stage("product", found, batches(sizes, pairs), m * h * vectors, 1)
 
@@ -174,13 +177,13 @@ def loss(sizes: Sizes) -> Stage:
     n, m, h = sizes.n, sizes.m, sizes.h
     if not sizes.streaming:
         return Stage("loss", {"double": 4.0 * m * m * h})
-    counts = {"products": 4.0 * n * m * h + logits(sizes, n)}
+    counts = {"products": 4.0 * n * m * h + logits(sizes, n) * 2 * h, "elementwise": 2 * logits(sizes, n)}
     return Stage("loss", added(counts, pairs_again(sizes, n)), batches(sizes, n), 1, 1)
 
 
 def logits(sizes: Sizes, pairs: float) -> float:
-    """Operations of the similarities among the two views of a batch."""
-    return 8.0 * pairs * sizes.compared * sizes.h
+    """Similarities among the views of the pairs' batches."""
+    return 4.0 * pairs * sizes.compared
 
 
 def pairs_again(sizes: Sizes, pairs: float) -> Counts:

@@ -16,7 +16,8 @@ from krepes.engine import parse_bytes
 from krepes.errors import ConfigError
 
 SPENT = 0.4  # seconds that each measurement takes at least, if one call is not longer
-ACHIEVED = {"network": 0.25, "kernel": 0.5, "products": 0.5, "double": 0.5, "eigen": 0.02}  # of a data sheet's peak
+# of a data sheet's peak; of elementwise functions, of the bandwidth with which they read and write 4 bytes each
+ACHIEVED = {"network": 0.25, "kernel": 0.5, "products": 0.5, "double": 0.5, "eigen": 0.02, "elementwise": 0.6}
 ETHERNET, LATENCY = 10e9 / 8, 50e-6  # bytes a second between machines, seconds of a message
 
 
@@ -53,19 +54,20 @@ class Machine:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Peaks of a data sheet: operations a second in float32 and float64, bytes of memory."""
+    """Peaks of a data sheet: operations a second in float32 and float64, bytes a second, bytes of memory."""
 
     single: float
     double: float
+    bandwidth: float
     memory: int
     source: str
 
 
 # dense, without sparsity, without TensorFloat-32; float64 with tensor cores
 SHEETS = {
-    "a100": Sheet(19.5e12, 19.5e12, 80 * 2**30, "NVIDIA A100 80GB data sheet"),
-    "h100": Sheet(67e12, 67e12, 80 * 2**30, "NVIDIA H100 SXM data sheet"),
-    "h200": Sheet(67e12, 67e12, 141 * 10**9, "NVIDIA H200 SXM data sheet"),
+    "a100": Sheet(19.5e12, 19.5e12, 2.04e12, 80 * 2**30, "NVIDIA A100 80GB data sheet"),
+    "h100": Sheet(67e12, 67e12, 3.35e12, 80 * 2**30, "NVIDIA H100 SXM data sheet"),
+    "h200": Sheet(67e12, 67e12, 4.8e12, 141 * 10**9, "NVIDIA H200 SXM data sheet"),
 }
 
 
@@ -113,7 +115,8 @@ def of_sheet(name: str, here: Machine) -> Machine:
     """An accelerator, from its data sheet and the shares of the peak in `ACHIEVED`."""
     sheet = SHEETS[name]
     peak = {kind: sheet.double if kind in ("double", "eigen") else sheet.single for kind in OPERATIONS}
-    rates = {**here.rates, **{kind: ACHIEVED[kind] * peak[kind] for kind in OPERATIONS}}
+    peak["elementwise"] = sheet.bandwidth / 8
+    rates = {**here.rates, **{kind: share * peak[kind] for kind, share in ACHIEVED.items()}}
     shares = ", ".join(f"{kind} {share:.0%}" for kind, share in ACHIEVED.items())
     source = f"{sheet.source}, not measured; of its peak: {shares}; samples, views and files as here"
     return Machine(name, rates, sheet.memory, here.bandwidth, here.latency, source)
@@ -140,7 +143,7 @@ def synchronise() -> None:
 
 
 def product_rates(dtype: torch.dtype, device: torch.device, m: int) -> dict[str, float]:
-    """Operations a second of products as the stages make them, (2048, m) by (m, m), and of an eigenproblem."""
+    """What a second does of products as the stages make them, (2048, m) by (m, m), eigenproblems, and exponentials."""
     m = min(max(m, 32), 2048)
     found = {}
     for kind, kept in (("products", dtype), ("double", torch.float64)):
@@ -149,4 +152,6 @@ def product_rates(dtype: torch.dtype, device: torch.device, m: int) -> dict[str,
     size = min(m, 512)
     a = torch.rand(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(device)
     found["eigen"] = EIGEN * size**3 / seconds_of(lambda: torch.linalg.eigh(a @ a.T))
+    x = torch.zeros(512, 2048, dtype=dtype, device=device)
+    found["elementwise"] = x.numel() / seconds_of(lambda: x.exp_().sub_(1))
     return found
