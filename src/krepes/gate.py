@@ -167,7 +167,7 @@ class Run:
         path = self.folder / "trust.json"
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunFolderError(f"{path} cannot be read ({error}); run the audit again") from error
         if not isinstance(found, dict) or found.get("verdict") not in COLOURS or "sentence" not in found:
             raise RunFolderError(f"{path} holds no verdict ({', '.join(COLOURS)}); run the audit again")

@@ -51,7 +51,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise RunFolderError(f"{folder} holds no {MANIFEST}: it is not a krepes run folder")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged ({error}); run the audit again into another folder") from error
     if not isinstance(manifest, dict):
         raise RunFolderError(f"{path} holds a {type(manifest).__name__}; expected an object")
@@ -197,6 +197,8 @@ def load(
         raise RunFolderError(f"{folder / MANIFEST} lacks or misstates {error}; run the audit again") from error
     except (OSError, SafetensorError) as error:
         raise RunFolderError(f"a file of the run in {folder} is missing or damaged: {error}") from error
+    except (IndexError, RuntimeError) as error:  # tensors of other shapes than the settings say
+        raise RunFolderError(f"{folder / MODEL} does not fit its manifest ({error}); run the audit again") from error
 
 
 def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, device: torch.device) -> "krepes.Auditor":
