@@ -22,6 +22,7 @@ from torch import Tensor
 
 from krepes.audit.trust import COLOURS, TrustGate
 from krepes.errors import RunFolderError
+from krepes.files import sha256_file
 from krepes.report.words import cell
 from krepes.results import MANIFEST, MODEL, read_manifest
 
@@ -48,6 +49,7 @@ class StoredRun:
     folder: Path
     manifest: dict[str, Any] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    _whole: dict[str, bool] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, folder: str | Path) -> "StoredRun":
@@ -98,12 +100,24 @@ class StoredRun:
         path = self.folder / name
         if path.is_file():
             if path.resolve().parent == self.folder.resolve():
-                return path
+                return path if self._unchanged(name) else None
             self.say(name, f"{name} is a link to another place, and is not followed; put the file itself there.")
             return None
         if expected or name in self.section("outputs"):
             self.say(name, f"{name} is missing.")
         return None
+
+    def _unchanged(self, name: str) -> bool:
+        """Whether a file has the checksum that a complete run's manifest says; asked once."""
+        wanted = {**self.section("outputs"), **self.section("sha256")}.get(name)
+        if name not in self._whole:
+            try:
+                self._whole[name] = not isinstance(wanted, str) or sha256_file(self.folder / name) == wanted
+            except OSError:  # whoever opens it says so
+                self._whole[name] = True
+        if not self._whole[name]:
+            self.say(name, f"{name} is damaged or was changed: it does not have the checksum in the manifest.")
+        return self._whole[name]
 
     def parquet(self, name: str, expected: bool = True) -> pq.ParquetFile | None:
         """An open Parquet file, for pieces of large tables."""
