@@ -77,7 +77,7 @@ def main() -> None:
         flags = [
             f"-runs={options.executions}", f"-max_total_time={options.seconds}", f"-seed={options.seed}",
             f"-max_len={longest}", "-timeout=1000", "-rss_limit_mb=3000", "-print_final_stats=1",
-            f"-artifact_prefix={options.found}/", f"-dict={place / 'words'}",
+            f"-artifact_prefix={options.found}/", *([f"-dict={place / 'words'}"] if reader.dictionary else []),
         ]  # fmt: skip
         once = watched(options.reader, reader, place / "read", options.found)
         atheris.Setup([sys.argv[0], *flags, str(place / "corpus")], once, enable_python_coverage=True)

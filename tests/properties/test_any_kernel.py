@@ -21,7 +21,7 @@ quick = settings(max_examples=100, deadline=None, derandomize=True, suppress_hea
 
 
 def features(x) -> torch.Tensor:
-    return torch.as_tensor(np.array(x)).double().nan_to_num(0.0, 0.0, 0.0)
+    return torch.as_tensor(np.asarray(x).copy()).double().nan_to_num(0.0, 0.0, 0.0)
 
 
 @quick

@@ -153,3 +153,9 @@ def test_a_reversed_array_is_the_samples_it_shows():
     x = np.random.default_rng(0).normal(size=(20, 3))
     source = krepes.data.ArraySource(x[::-1])
     assert torch.equal(source.batch([0, 19]), torch.as_tensor(x[[19, 0]]))
+
+
+def test_one_sample_is_refused_where_a_covariance_needs_two():
+    auditor = krepes.Auditor(network(3, "tanh"), "vicreg", krepes.NTK(center=False), landmarks=1, n_components=1)
+    with pytest.raises(krepes.errors.DataError, match=r"1 samples have no covariance with ddof=1.*ddof=0"):
+        auditor.fit(torch.ones(1, 3), views)

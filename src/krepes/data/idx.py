@@ -52,6 +52,8 @@ def read_idx(path: str | Path) -> np.ndarray:
             shape = struct.unpack(f">{start[3]}I", file.read(4 * start[3]))
             dtype = np.dtype(TYPES[start[2]])
             wanted = math.prod(shape) * dtype.itemsize
+            if wanted == 0:
+                raise DataError(f"{path} says that it holds {shape}: there are no samples in it")
             if wanted > LARGEST:
                 raise DataError(f"{path} says that it holds {shape}, {wanted} bytes; the limit is {LARGEST}")
             content = file.read(wanted + 1)

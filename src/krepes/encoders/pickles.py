@@ -44,15 +44,16 @@ def harmless(name: str) -> bool:
 
 def pickled_parts(path: Path) -> Iterator[bytes]:
     """The bytes of every pickle in a file; of a damaged archive those that can be read."""
-    if not zipfile.is_zipfile(path):
-        yield path.read_bytes()
-        return
     # a checksum, a header or a flag that is wrong: each has its own error
     damaged = (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, struct.error)
-    with suppress(*damaged), zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if info.filename.endswith(".pkl") and info.compress_type == zipfile.ZIP_STORED:
-                yield archive.read(info)
+    with suppress(*damaged):
+        if not zipfile.is_zipfile(path):
+            yield path.read_bytes()
+            return
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.filename.endswith(".pkl") and info.compress_type == zipfile.ZIP_STORED:
+                    yield archive.read(info)
 
 
 def imported_names(data: bytes) -> set[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from krepes.errors import DataError
 from krepes.nystrom import aligned
 
 
@@ -82,6 +83,8 @@ class Moments:
 
     def covariance(self, pair: str, ddof: int = 0) -> Tensor:
         """Σ_aa, Σ_bb or Σ_ab, centred, divided by n − ddof (r, r)."""
+        if self.n <= ddof:
+            raise DataError(f"{self.n} samples have no covariance with ddof={ddof}; take more samples, or ddof=0")
         mean = {"a": self.mean_a, "b": self.mean_b}
         second = {"aa": self.aa, "bb": self.bb, "ab": self.ab}[pair]
         return (second - self.n * torch.outer(mean[pair[0]], mean[pair[1]])) / (self.n - ddof)
