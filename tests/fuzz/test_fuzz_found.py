@@ -27,6 +27,8 @@ FOUND = [
     ("checkpoint", READERS["checkpoint"].seeds()[0].replace(b"_rebuild_", b"_rebuilt_")),  # another checksum
     ("idx", b"\0\0\x08\x03\0\0\0\0\xf9\xff\xff\xff\xf2\xfe\xff\xff"),  # no samples of more than a memory's size
     ("checkpoint", b"K" + READERS["checkpoint"].seeds()[0].replace(b"PK\x06\x07\0\0\0\0", b"PK\x06\x07\1\0\0\0")),
+    ("gaps", READERS["gaps"].seeds()[0].replace(b'"float64"', b'"float54"')),  # in what pandas says of the table
+    ("gaps", READERS["gaps"].seeds()[0].replace(b'"pandas_type"', b'"pandas_tyqe"')),
     ("points", READERS["points"].seeds()[0].replace(b"landmarks", b"land\xffarks")),  # a name that is no text
     ("csv", b"\0\x02a,b\n1,2\n"),  # UTF-16 is asked for, and there is no mark
 ]
