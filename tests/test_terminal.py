@@ -50,6 +50,6 @@ def said(write) -> str:
 
 
 def test_a_line_is_printed_as_it_is():
-    text = ":smile: [bold]x[/bold] \x1b[31m " + "long " * 20
+    text = ":smile: [bold]x[/bold] \x1b[31m" + " long" * 20  # rich before 15 drops a space at the end
     assert said(lambda console: say(console, text)) == text.replace("\x1b", "\\x1b") + "\n"
     assert said(lambda console: Progress(console).say(text)) == text.replace("\x1b", "\\x1b") + "\n"
