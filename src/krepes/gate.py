@@ -13,8 +13,10 @@ import pyarrow as pa
 from krepes.audit.trust import COLOURS
 from krepes.errors import ConfigError, RunFolderError
 from krepes.files import sha256_file
-from krepes.remote import local_run
 from krepes.results import read_manifest
+
+
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)  # of damaged Parquet files
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def check(
             raise ConfigError(f"max-gap {name}={limit}; expected a number, at least 0")
     if min_tau is not None and not -1 <= min_tau <= 1:
         raise ConfigError(f"min-tau={min_tau}; expected a number between -1 and 1")
-    run = Run.open(local_run(folder))
+    run = Run.open(Path(folder))
     trust = run.trust()
     kept = COLOURS.index(trust["verdict"]) <= COLOURS.index(worst_trust)
     wanted = worst_trust if worst_trust == "green" else f"{worst_trust} or better"
@@ -157,13 +159,7 @@ class Run:
             return None
         try:
             return pd.read_parquet(self.folder / name)
-        except (
-            pa.ArrowException,
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-        ) as error:  # of types that there are none of
+        except UNREADABLE as error:
             raise RunFolderError(f"{name} in {self.folder} cannot be read ({error}); run the audit again") from error
 
     def trust(self) -> dict[str, Any]:
