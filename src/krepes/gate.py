@@ -15,7 +15,6 @@ from krepes.errors import ConfigError, RunFolderError
 from krepes.files import sha256_file
 from krepes.results import read_manifest
 
-
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)  # of damaged Parquet files
 
 
