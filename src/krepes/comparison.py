@@ -12,6 +12,7 @@ import pandas as pd
 from krepes.audit.statistics import Part, interval_of, over_refits
 from krepes.errors import RunFolderError
 from krepes.gate import Run
+from krepes.remote import local_run
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
     Raises:
         RunFolderError: a run is not complete, or a file is missing, changed or of another version.
     """
-    first, second = (Run.open(Path(folder)) for folder in (a, b))
+    first, second = (Run.open(local_run(folder)) for folder in (a, b))
     try:
         landmarks, kept = _landmarks(*(r.table("landmarks.parquet", "") for r in (first, second)))
         paired = _same(first, second, "fingerprints", "data") and _same(first, second, "settings", "seed")

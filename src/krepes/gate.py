@@ -13,6 +13,7 @@ import pyarrow as pa
 from krepes.audit.trust import COLOURS
 from krepes.errors import ConfigError, RunFolderError
 from krepes.files import sha256_file
+from krepes.remote import local_run
 from krepes.results import read_manifest
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)  # of damaged Parquet files
@@ -70,7 +71,7 @@ def check(
             raise ConfigError(f"max-gap {name}={limit}; expected a number, at least 0")
     if min_tau is not None and not -1 <= min_tau <= 1:
         raise ConfigError(f"min-tau={min_tau}; expected a number between -1 and 1")
-    run = Run.open(Path(folder))
+    run = Run.open(local_run(folder))
     trust = run.trust()
     kept = COLOURS.index(trust["verdict"]) <= COLOURS.index(worst_trust)
     wanted = worst_trust if worst_trust == "green" else f"{worst_trust} or better"

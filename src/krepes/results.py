@@ -24,6 +24,7 @@ from krepes.errors import KrepesError, RunFolderError
 from krepes.files import sha256_file, write_atomically, write_json
 from krepes.kernel.ntk import NTK, KernelError, KernelRows, gradient_map
 from krepes.nystrom import Nystrom
+from krepes.remote import local_run
 from krepes.solver import Newton, Outcome, Step
 
 MANIFEST, MODEL = "manifest.json", "model.safetensors"
@@ -173,7 +174,7 @@ def load(
     """A fitted auditor from a run folder.
 
     Args:
-        folder: what `Auditor.save` or `krepes audit` wrote.
+        folder: what `Auditor.save` or `krepes audit` wrote; its URL, if it is kept at one.
         encoder: the audited network in eval mode. It may be left out when the run was made from a configuration
             file, which says how to build it.
         device: where it computes from now on; default CPU.
@@ -182,7 +183,7 @@ def load(
         RunFolderError: the folder is damaged or incomplete, the encoder is another one, or none is given where
             the folder cannot tell how to build it.
     """
-    folder = Path(folder)
+    folder = local_run(folder)
     manifest = read_manifest(folder)
     if manifest.get("status") != "complete":
         raise RunFolderError(

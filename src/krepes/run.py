@@ -21,6 +21,7 @@ from krepes.data.stream import Views
 from krepes.engine import in_words, peak_resident
 from krepes.errors import ConfigError, DataError, KrepesError, lacks_memory
 from krepes.files import (
+    inode,
     one_writer,
     refusals_of,
     remove_unfinished,
@@ -29,6 +30,7 @@ from krepes.files import (
     write_atomically,
     write_json,
 )
+from krepes.remote import Bucket
 from krepes.report.audited import of_source
 from krepes.report.card import build_card
 from krepes.report.page import build_page
@@ -64,6 +66,7 @@ def run_audit(
     labels: np.ndarray | None = None,
     thumbnails: bool = True,
     redact: Sequence[str] = (),
+    bucket: Bucket | None = None,
 ) -> Path:
     """Fit, score, write everything; the folder's manifest says at any moment how far the run got.
 
@@ -76,6 +79,7 @@ def run_audit(
         labels: one class per sample, None where missing, for the figures against labels alone.
         thumbnails: whether pictures of samples are kept for report and app.
         redact: columns of the samples' table whose values report and app do not show.
+        bucket: where the run is kept, if the folder is its local copy.
 
     Returns:
         the report's path.
@@ -97,14 +101,14 @@ def run_audit(
         identity = {"fingerprints": prints, "config": config, "behaviour": auditor.behaviour(source, views)}
         if workers.size > 1:
             workers.agree(seen_by_a_worker(auditor, prints, config))
-        run = opened(folder, identity, overwrite, console) if workers.first else None
+        run = opened(folder, identity, overwrite, console, bucket) if workers.first else None
         if workers.same(run is None):
             return folder / "report.html"
         numbers = {"settings": describe_settings(auditor.settings), "device": auditor.encoder.device.type,
                    "dtype": str(auditor.encoder.dtype)}  # fmt: skip
         # of the first worker: numbers computed from the first samples may be rounded differently elsewhere
         key = workers.same(key_of({**identity, **numbers, "versions": versions()}))
-        work = Work(folder / WORK, key)
+        work = Work(folder / WORK, key, bucket)
 
         def mark(state: str, stage: str | None = None) -> None:
             if run is not None:
@@ -112,7 +116,8 @@ def run_audit(
 
         try:
             mark("running", "fit")  # before all else: without a manifest, what stands in the folder is a stranger's
-            workers.check_shared(folder / WORK)
+            if bucket is None or needs_shared_files(auditor):
+                workers.check_shared(folder / WORK)
             workers.scratch = folder / WORK if workers.size > 1 else None
             auditor.fit_with(source, views, work)
             mark("running", "scores")
@@ -150,8 +155,11 @@ def run_audit(
             names = [name for name in (*OUTPUTS, *written) if name != MODEL]
             with refusals_of(folder):
                 sums = {name: sha256_file(folder / name) for name in names}
-            write_json(folder / "manifest.json", finished(read_manifest(folder), sums))
+            run.keep([*names, MODEL])
+            run.write(finished(read_manifest(folder), sums))
             work.clear()
+            if bucket is not None:
+                bucket.end()
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             try:
@@ -164,6 +172,11 @@ def run_audit(
         finally:
             workers.scratch = None
         return folder / "report.html"
+
+
+def needs_shared_files(auditor: Auditor) -> bool:
+    """Whether workers read each other's features of pairs, whose files are too large to be kept elsewhere."""
+    return auditor.settings.objective.streaming and auditor.settings.engine.store != "recompute"
 
 
 def refuse_changed(source: Source, fingerprint: str) -> None:
@@ -194,15 +207,22 @@ def code_fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
-def opened(folder: Path, identity: dict[str, Any], overwrite: bool, console: Console) -> RunFolder | None:
+def opened(
+    folder: Path, identity: dict[str, Any], overwrite: bool, console: Console, bucket: Bucket | None = None
+) -> RunFolder | None:
     """The folder, ready for a run with this identity; None where a complete one stands."""
-    if overwrite and (folder / "manifest.json").exists():
+    if bucket is not None:
+        bucket.pull()
+    replaced = overwrite and (folder / "manifest.json").exists()
+    if replaced:
         with refusals_of(folder):
-            for name in (*OUTPUTS, *FINDINGS, *SHOWN):
+            Work(folder / WORK, bucket=bucket).clear()
+            # the manifest last: without it, what remains would be a stranger's
+            for name in (*OUTPUTS, *FINDINGS, *SHOWN, "manifest.json"):
                 (folder / name).unlink(missing_ok=True)
-            Work(folder / WORK).clear()
-            (folder / "manifest.json").unlink()  # last: without it, what remains would be a stranger's
-    run = RunFolder.open(folder, identity)
+                if bucket is not None:
+                    bucket.remove(folder / name)
+    run = RunFolder(folder, identity, inode(folder), bucket) if replaced else RunFolder.open(folder, identity, bucket)
     if run.found:
         say(console, run.found)
     if run.complete:
@@ -214,6 +234,8 @@ def opened(folder: Path, identity: dict[str, Any], overwrite: bool, console: Con
     with refusals_of(folder):
         for place in (folder, folder / WORK):
             remove_unfinished(place)
+    if bucket is not None:
+        bucket.claim()
     return run
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 
@@ -11,6 +11,9 @@ from krepes.errors import RunFolderError
 from krepes.files import inode, refuse_another, write_json
 from krepes.results import MANIFEST, read_manifest, refuse_foreign, versions
 
+if TYPE_CHECKING:
+    from krepes.remote import Bucket
+
 
 @dataclass
 class RunFolder:
@@ -18,29 +21,33 @@ class RunFolder:
 
     Attributes:
         path: the folder.
+        begun: the folder's inode, which stays while the run goes on.
+        bucket: where the run is kept, if `path` is its local copy.
         found: what an earlier run left there, as a sentence; None for a fresh folder.
         complete: an earlier run with the same identity is complete.
     """
 
     path: Path
     identity: dict[str, Any]
+    begun: tuple[int, int] | None = field(default=None, repr=False)
+    bucket: "Bucket | None" = field(default=None, repr=False)
     found: str | None = None
     complete: bool = False
     stage: str = field(default="start", repr=False)
-    begun: tuple[int, int] | None = field(default=None, repr=False)
 
     @classmethod
-    def open(cls, path: Path, identity: dict[str, Any]) -> "RunFolder":
+    def open(cls, path: Path, identity: dict[str, Any], bucket: "Bucket | None" = None) -> "RunFolder":
         """Open for a run with these fingerprints and this configuration.
 
         Args:
             identity: {"fingerprints": {...}, "config": {...}}.
+            bucket: where the run is kept, if `path` is its local copy.
 
         Raises:
             RunFolderError: the folder belongs to another model, data set or configuration (says what differs), or
                 holds files of another origin.
         """
-        run = cls(path, identity, begun=inode(path))
+        run = cls(path, identity, begun=inode(path), bucket=bucket)
         visible = [p for p in path.iterdir() if not p.name.startswith(".")] if path.exists() else []
         if visible and not (path / MANIFEST).exists():
             raise RunFolderError(
@@ -89,15 +96,26 @@ class RunFolder:
         """
         self.stage = stage or self.stage
         self.check()
-        write_json(
-            self.path / MANIFEST,
-            {"format": 1, "status": status, "stage": self.stage, "versions": versions(), **self.identity},
-        )
+        self.write({"format": 1, "status": status, "stage": self.stage, "versions": versions(), **self.identity})
+
+    def write(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, here and where the run is kept."""
+        path = write_json(self.path / MANIFEST, manifest)
+        if self.bucket is not None:
+            self.bucket.put(path)
+
+    def keep(self, names: list[str]) -> None:
+        """Keep finished files where the run is kept, if that is elsewhere."""
+        if self.bucket is not None:
+            for name in names:
+                self.bucket.put(self.path / name)
 
     def check(self) -> None:
-        """Raise RunFolderError when the folder was removed or replaced meanwhile."""
+        """Raise RunFolderError when the folder was removed or replaced meanwhile, or another process writes it."""
         if self.begun is not None:
             refuse_another(self.path, self.begun)
+        if self.bucket is not None:
+            self.bucket.check()
 
 
 def _close(was: Any, now: list[float]) -> bool:

@@ -23,6 +23,7 @@ from torch import Tensor
 from krepes.audit.trust import COLOURS, TrustGate
 from krepes.errors import RunFolderError
 from krepes.files import sha256_file
+from krepes.remote import local_run
 from krepes.report.words import cell
 from krepes.results import MANIFEST, MODEL, read_manifest
 
@@ -58,7 +59,7 @@ class StoredRun:
         Raises:
             RunFolderError: there is no such folder, or nothing of a run is in it.
         """
-        run = cls(Path(folder))
+        run = cls(local_run(folder))
         if not run.folder.is_dir():
             raise RunFolderError(f"there is no folder {folder}; expected a run folder of krepes audit or krepes demo")
         known = (MANIFEST, MODEL, "points.parquet", "landmarks.parquet", "trust.json")

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +20,9 @@ from torch import Tensor
 from krepes.files import inode, refusals_of, refuse_another, write_atomically
 from krepes.workers import current
 
+if TYPE_CHECKING:
+    from krepes.remote import Bucket
+
 
 class Work:
     """The blocks of one run.
@@ -27,10 +30,11 @@ class Work:
     Args:
         folder: where they are kept; None: nowhere, every block is computed.
         key: what the numbers depend on.
+        bucket: where every block is kept, too, and taken from if the folder lacks it.
     """
 
-    def __init__(self, folder: Path | None = None, key: str = ""):
-        self.folder, self.key = folder, key
+    def __init__(self, folder: Path | None = None, key: str = "", bucket: "Bucket | None" = None):
+        self.folder, self.key, self.bucket = folder, key, bucket
         self.reused: list[str] = []  # by this worker
         self._written: set[str] = set()
         self._begun: tuple[int, int] | None = None  # the folder as this object first wrote to it
@@ -48,7 +52,7 @@ class Work:
         if self.folder is None:
             return None
         path = self.folder / f"{name}.safetensors"
-        if not path.is_file():
+        if not path.is_file() and not (self.bucket and self.bucket.get(path)):
             return None
         try:
             with safe_open(path, framework="pt") as f:
@@ -86,7 +90,9 @@ class Work:
         self._written.add(name)
         tensors = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
         stamp = {"key": self.key, "sha256": checksum(tensors)}
-        write_atomically(self.folder / f"{name}.safetensors", lambda p: save_file(tensors, p, metadata=stamp))
+        path = write_atomically(self.folder / f"{name}.safetensors", lambda p: save_file(tensors, p, metadata=stamp))
+        if self.bucket is not None:
+            self.bucket.put(path)
 
     def place(self) -> Path:
         """A folder for the feature store: the work folder, or a temporary one that goes with this object."""
@@ -109,6 +115,8 @@ class Work:
         """Remove all blocks."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder is not None and self.bucket is not None:
+            self.bucket.remove(self.folder)
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:

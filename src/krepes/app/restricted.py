@@ -18,6 +18,7 @@ from krepes.encoders.building import build
 from krepes.encoders.recipe import Recipe
 from krepes.encoders.trust import LIBRARIES, refuse_a_strangers_file
 from krepes.errors import ConfigError
+from krepes.remote import is_url
 
 OWN_RUN = "if the run is your own, start with --trust-run"
 SWITCHES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -37,6 +38,9 @@ def encoder_of(config: EncoderConfig, folder: Path, run_folder: Path) -> nn.Modu
         ConfigError: it is built by other code; names it.
         EncoderError: the weights are missing, damaged, or do not fit.
     """
+    asked = [place for place in (config.weights, config.recipe) if place is not None and is_url(place)]
+    if asked:
+        raise ConfigError(f"this run's encoder is fetched from {asked[0][:200]}; {OWN_RUN}")
     if config.factory is not None:
         refuse_other_code(config.factory)
         return build_encoder(config, folder, modules_only=True, run_folder=run_folder)
@@ -61,6 +65,10 @@ def refuse_other_code(path: str) -> None:
 
 def refuse_asking(data: DataConfig, folder: Path) -> None:
     """Raise ConfigError for samples that are read from the network, by code, or through a folder that is written."""
+    named = [data.table, data.array, data.images, data.packed, data.labels, data.schema_file]
+    asked = [place for place in named if place is not None and is_url(place)]
+    if asked:
+        raise ConfigError(f"this run's samples are fetched from {asked[0][:200]}; {OWN_RUN}")
     hub = data.hugging_face
     if hub is None:
         return

@@ -41,7 +41,9 @@ def demo(
 
 def audit(
     config: Annotated[Path, typer.Argument(help="A YAML configuration file.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The run folder; default the file's.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="The run folder, or its URL; default the file's.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting, key.sub=value.")] = None,
     thumbnails: Thumbnails = True,
     redact: Redact = None,
@@ -56,6 +58,7 @@ def audit(
     with errors_in_words(), started() as workers, stop_requests():
         from krepes.config import build_auditor, build_data, build_plan, build_views, read_config, with_recipe
         from krepes.config.reading import naming_the_line
+        from krepes.remote import Bucket, is_url
         from krepes.run import run_audit, summarise
 
         quiet = quiet or not workers.first  # one of them speaks
@@ -67,7 +70,9 @@ def audit(
         with naming_the_line(config, set_ or []):
             source, labels = build_data(settings.data, folder)
         auditor = build_auditor(settings, network, progress(console, quiet))
-        target = output or Path(settings.output)
+        place = output or settings.output
+        bucket = Bucket(place) if is_url(place) else None
+        target = Path(place) if bucket is None else bucket.local
         say(console, f"{settings.title}: {len(source):,} samples from {config}")
         plain = settings.model_dump(mode="json", by_alias=True)
         report = run_audit(
@@ -76,11 +81,14 @@ def audit(
             top_k=settings.report.top_k, overwrite=overwrite,
             extra={"encoder": plain["encoder"], "config_folder": str(folder), **told, **origin_of(source)},
             plan=build_plan(settings, folder), labels=labels if settings.audit.evaluate else None,
-            thumbnails=settings.report.thumbnails, redact=settings.report.redact,
+            thumbnails=settings.report.thumbnails, redact=settings.report.redact, bucket=bucket,
         )  # fmt: skip
         if auditor._fit is not None and workers.first:
             summarise(auditor, target, console)
-        console.print(f"run folder: {target}\nreport:     {report}", highlight=False, soft_wrap=True, markup=False)
+        kept = "" if bucket is None else f"kept at:    {bucket.url}\n"
+        console.print(
+            f"{kept}run folder: {target}\nreport:     {report}", highlight=False, soft_wrap=True, markup=False
+        )
 
 
 def origin_of(source: Any) -> dict[str, Any]:

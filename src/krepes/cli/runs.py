@@ -11,7 +11,7 @@ from krepes.cli.console import Redact, Thumbnails, errors_in_words, terminal
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder, complete or not.")],
+    run: Annotated[str, typer.Argument(help="A run folder, complete or not, or its URL.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; needed for a complete run.")] = None,
     thumbnails: Thumbnails = True,
     redact: Redact = None,
@@ -37,7 +37,7 @@ def report(
 
 
 def check(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[str, typer.Argument(help="A run folder, or its URL.")],
     max_gap: Annotated[
         list[str] | None, typer.Option(help="Largest size of a column's alignment gap, COLUMN=LIMIT; may be repeated.")
     ] = None,
@@ -64,7 +64,7 @@ def check(
 
 
 @contextmanager
-def _damage_in_words(*runs: Path) -> Iterator[None]:
+def _damage_in_words(*runs: str) -> Iterator[None]:
     """What reading a damaged run's files raises, of whatever kind, as a RunFolderError that names the folder."""
     from pyarrow import ArrowException
 
@@ -85,7 +85,7 @@ def _damage_in_words(*runs: Path) -> Iterator[None]:
         ArrowException,
     ) as error:
         raise RunFolderError(
-            f"a file in {' or '.join(map(str, runs))} lacks or misstates what is needed "
+            f"a file in {' or '.join(runs)} lacks or misstates what is needed "
             f"({type(error).__name__}: {error}); run the audit again"
         ) from error
 
@@ -109,8 +109,8 @@ def _limits(given: list[str]) -> dict[str, float]:
 
 
 def compare(
-    run_a: Annotated[Path, typer.Argument(help="A run folder.")],
-    run_b: Annotated[Path, typer.Argument(help="Another one.")],
+    run_a: Annotated[str, typer.Argument(help="A run folder, or its URL.")],
+    run_b: Annotated[str, typer.Argument(help="Another one.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write everything as JSON, too.")] = None,
     rows: Annotated[int, typer.Option(help="Landmarks to show.", min=0)] = 10,
 ) -> None:

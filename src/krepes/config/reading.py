@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from krepes.encoders.recipe_file import MarkedLoader, Places, place_of, read_marked
 from krepes.errors import ConfigError, DataError
+from krepes.remote import fetched, is_url
 
 
 class Section(BaseModel):
@@ -104,7 +105,7 @@ def put(content: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def resolve(text: str, folder: Path) -> Path:
-    """A path with ${VARIABLES} filled in, relative to the configuration's folder."""
+    """A path with ${VARIABLES} filled in, relative to the configuration's folder; of a URL, its files in the cache."""
 
     def fill(match: re.Match[str]) -> str:
         value = os.environ.get(match[1])
@@ -115,4 +116,5 @@ def resolve(text: str, folder: Path) -> Path:
             )
         return value
 
-    return folder / re.sub(r"\$\{(\w+)\}", fill, text)
+    found = re.sub(r"\$\{(\w+)\}", fill, text)
+    return fetched(found) if is_url(found) else folder / found

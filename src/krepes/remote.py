@@ -1,0 +1,226 @@
+"""Files that are somewhere else, by their URL: fetched into a local cache to be read, and runs that are kept there.
+
+fsspec knows the protocols: s3://, gs://, az://, http(s)://, sftp:// and others, each with a package of its own. Of an
+object store nothing is expected but whole objects that are put, got, listed and removed: no rename, no append, no lock.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+from filelock import FileLock
+
+from krepes.data.reference.fetching import cache_folder
+from krepes.errors import DataError, RunFolderError
+from krepes.files import refusals_of, write_json
+
+# what stores tell of an object that changes with its content
+STAMP = ("size", "ETag", "etag", "md5Hash", "content_md5", "crc32c", "generation", "mtime", "LastModified",
+         "last_modified", "created", "updated")  # fmt: skip
+WRITER = ".writer"  # an object that names the process which writes a run: the last one to begin
+
+
+def is_url(name: str | Path) -> bool:
+    """Whether a name is a URL with a protocol, and no path."""
+    return isinstance(name, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) is not None
+
+
+def fetched(url: str) -> Path:
+    """A file, or a folder with all that is below it, in the local cache; what did not change is not fetched again.
+
+    The cache is `KREPES_CACHE` or the user's cache folder. Processes that fetch the same wait for each other.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read; says why.
+    """
+    with _refusals(url, "read", DataError):
+        fs, root = fsspec.url_to_fs(url)
+        single = fs.isfile(root)
+        listing = {PurePosixPath(root).name: fs.info(root)} if single else _below(fs, root)
+    if not listing:
+        raise DataError(f"there is nothing at {url}; expected a file, or a folder with files")
+    place = cache_folder() / "fetched" / _short(url)
+    with refusals_of(place):
+        place.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.with_suffix(".lock")):
+            _update(fs, root, single, url, listing, place)
+    return place / "files" / next(iter(listing)) if single else place / "files"
+
+
+def _update(fs: Any, root: str, single: bool, url: str, listing: dict[str, Any], place: Path) -> None:
+    """Bring the local files to what is listed."""
+    index, stamps = place / "index.json", {name: _stamp(info) for name, info in listing.items()}
+    seen: dict[str, str] = {}
+    with suppress(OSError, ValueError):
+        seen = json.loads(index.read_text())
+    files = place / "files"
+    for name in seen.keys() - stamps.keys():
+        (files / name).unlink(missing_ok=True)
+    wanted = [n for n, stamp in stamps.items() if seen.get(n) != stamp or not (files / n).is_file()]
+    if not wanted:
+        return
+    # a file that is being replaced must not count as the one before
+    write_json(index, {n: stamp for n, stamp in seen.items() if n in stamps and n not in wanted})
+    for name in wanted:
+        (files / name).parent.mkdir(parents=True, exist_ok=True)
+    with _refusals(url, "read", DataError):
+        fs.get([root if single else f"{root}/{n}" for n in wanted], [str(files / n) for n in wanted])
+    short = [n for n in wanted if "size" in listing[n] and (files / n).stat().st_size != listing[n]["size"]]
+    if short:
+        raise DataError(f"{short[0]} of {url} came with other than its {listing[short[0]]['size']} bytes; try again")
+    write_json(index, stamps)
+
+
+def _below(fs: Any, root: str) -> dict[str, Any]:
+    """Name below the folder ↦ what the store tells of the file; names that would leave a folder are refused."""
+    found = {}
+    start = root.rstrip("/") + "/"
+    for path, info in sorted(fs.find(root, detail=True).items()):
+        name = path.removeprefix(start)
+        parts = PurePosixPath(name).parts
+        if name == path or not parts or ".." in parts or PurePosixPath(name).is_absolute():
+            raise DataError(f"{path} lies outside of {root}, in whose listing it is")
+        found[name] = info
+    return found
+
+
+def _stamp(info: dict[str, Any]) -> str:
+    return hashlib.sha256(repr([(k, str(info[k])) for k in STAMP if info.get(k) is not None]).encode()).hexdigest()
+
+
+def _short(url: str) -> str:
+    return hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:24]
+
+
+@contextmanager
+def _refusals(url: str, verb: str, kind: type[DataError] | type[RunFolderError]) -> Iterator[None]:
+    """Whatever a protocol's package raises, in words; each has exceptions of its own, of no common kind."""
+    try:
+        yield
+    except (DataError, RunFolderError):
+        raise
+    except ImportError as error:
+        raise kind(f"{url} needs a package that is not installed: {error}") from error
+    except FileNotFoundError as error:
+        raise kind(f"cannot {verb} {url}: there is no {error}") from error
+    except Exception as error:
+        raise kind(
+            f"cannot {verb} {url}: {type(error).__name__}: {error}. Check name, permission and network."
+        ) from error
+
+
+class Bucket:
+    """A run that is kept at a URL, and the local folder that stands for it while a process works on it.
+
+    Every file goes there whole as soon as it is finished; what a killed process leaves is whole objects. Nothing locks:
+    of two processes that write one run, the first stops at its next stage, since the second has put its name there.
+
+    Args:
+        url: of the run's folder.
+    """
+
+    def __init__(self, url: str):
+        self.url, self.local = url.rstrip("/"), cache_folder() / "runs" / _short(url)
+        self._me = uuid4().hex
+        with self._refusals("reach"):
+            self._fs, self._root = fsspec.url_to_fs(self.url)
+
+    def pull(self) -> None:
+        """Bring the local folder to what is kept, blocks of work apart.
+
+        Raises:
+            RunFolderError: it cannot be read, or it is no run's folder.
+        """
+        with refusals_of(self.local):
+            self.local.mkdir(parents=True, exist_ok=True)
+            for path in self.local.iterdir():
+                if path.is_file() and not path.name.startswith("."):
+                    path.unlink()
+        with self._refusals("read"):
+            self._fs.invalidate_cache()
+            names = [PurePosixPath(p).name for p in self._listed(self._root, 1)]
+        strange = [name for name in names if name != WRITER]
+        if strange and "manifest.json" not in names:
+            raise RunFolderError(
+                f"{self.url} holds {strange[0]} and no manifest.json: it is no krepes run folder. Choose another one."
+            )
+        for name in strange:
+            self.get(self.local / name)
+
+    def claim(self) -> None:
+        """Put this process's name there, for others that write the same run to stop."""
+        with self._refusals("write"):
+            self._fs.pipe_file(f"{self._root}/{WRITER}", self._me.encode())
+
+    def check(self) -> None:
+        """Raise RunFolderError where another process has begun to write this run."""
+        with self._refusals("read"):
+            try:
+                name = self._fs.cat_file(f"{self._root}/{WRITER}").decode()
+            except FileNotFoundError:
+                name = "nobody"
+        if name != self._me:
+            raise RunFolderError(
+                f"another process has begun to write {self.url}, or removed it; this one stops. Let one of them work."
+            )
+
+    def put(self, path: Path) -> None:
+        """Keep a finished file of the local folder."""
+        with self._refusals("write"):
+            self._fs.put_file(str(path), f"{self._root}/{path.relative_to(self.local).as_posix()}")
+
+    def get(self, path: Path) -> bool:
+        """Fetch a file of the local folder; False where none is kept."""
+        temporary = path.with_name(f".{path.name}.{self._me}.tmp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._refusals("read"):
+                try:
+                    self._fs.get_file(f"{self._root}/{path.relative_to(self.local).as_posix()}", str(temporary))
+                except FileNotFoundError:
+                    return False
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+    def remove(self, path: Path) -> None:
+        """Remove what is kept of a file of the local folder, or of all that is below a folder of it."""
+        place = f"{self._root}/{path.relative_to(self.local).as_posix()}"
+        with self._refusals("write"):
+            self._fs.invalidate_cache()
+            for found in self._listed(place, None):
+                self._fs.rm_file(found)
+
+    def end(self) -> None:
+        """Take this process's name away."""
+        self.remove(self.local / WRITER)
+
+    def _listed(self, place: str, depth: int | None) -> list[str]:
+        try:
+            return list(self._fs.find(place, maxdepth=depth))
+        except FileNotFoundError:
+            return []
+
+    def _refusals(self, verb: str):
+        return _refusals(self.url, verb, RunFolderError)
+
+
+def local_run(run: str | Path) -> Path:
+    """A run's folder; of one that is kept at a URL, its files in the local cache, to be read.
+
+    Raises:
+        RunFolderError: there is none, or it cannot be read.
+    """
+    if not is_url(run):
+        return Path(run)
+    try:
+        return fetched(str(run))
+    except DataError as error:
+        raise RunFolderError(str(error)) from error

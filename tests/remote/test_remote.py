@@ -1,0 +1,81 @@
+"""Files and folders at URLs."""
+
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from krepes.errors import DataError, RunFolderError
+from krepes.remote import fetched, is_url, local_run
+
+
+def put(name: str, content: bytes) -> None:
+    fs, path = fsspec.url_to_fs(name)
+    fs.pipe_file(path, content)
+
+
+def test_urls_are_told_from_paths():
+    assert all(is_url(u) for u in ("s3://bucket/run", "https://host/a.csv", "memory://a", "gcs+x://b"))
+    assert not any(is_url(u) for u in ("runs/a", "/tmp/a", "C:\\data", "C:/data", "a:b", "://x", ""))
+
+
+def test_a_file_is_fetched_once_and_again_when_it_changed(store):
+    put("objects://bucket/data/table.csv", b"a,b\n1,2\n")
+    first = fetched("objects://bucket/data/table.csv")
+    assert (first.name, first.read_bytes()) == ("table.csv", b"a,b\n1,2\n")
+    assert fetched("objects://bucket/data/table.csv") == first
+    assert len(store.gets) == 1
+    put("objects://bucket/data/table.csv", b"a,b\n3,4\n")
+    assert fetched("objects://bucket/data/table.csv").read_bytes() == b"a,b\n3,4\n"
+    assert len(store.gets) == 2
+
+
+def test_a_folder_is_mirrored_with_its_names(store):
+    for name in ("a.png", "sub/b.png"):
+        put(f"objects://bucket/images/{name}", name.encode())
+    folder = fetched("objects://bucket/images/")
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == {"a.png", "sub/b.png"}
+    put("objects://bucket/images/c.png", b"c")
+    fsspec.filesystem("objects").rm_file("/bucket/images/a.png")
+    store.gets.clear()
+    folder = fetched("objects://bucket/images")
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == {"sub/b.png", "c.png"}
+    assert store.gets == ["/bucket/images/c.png"]
+
+
+def test_what_is_cut_in_the_cache_is_fetched_anew_when_it_is_gone(store):
+    put("objects://bucket/x.npy", b"1234")
+    fetched("objects://bucket/x.npy").unlink()
+    assert fetched("objects://bucket/x.npy").read_bytes() == b"1234"
+
+
+def test_a_file_that_comes_short_is_refused_and_fetched_again(store, monkeypatch):
+    put("objects://bucket/x.npy", b"12345678")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "get_file", lambda self, remote, local, **_: Path(local).write_bytes(b"12"))
+        with pytest.raises(DataError, match=r"x\.npy of objects://bucket/x\.npy came with other than its 8 bytes"):
+            fetched("objects://bucket/x.npy")
+    assert fetched("objects://bucket/x.npy").read_bytes() == b"12345678"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [("objects://bucket/none.csv", "there is"), ("nowhere://x/y", "nowhere://x/y: ValueError: Protocol not known"),
+     ("s3://bucket/x.csv", "s3://bucket/x.csv needs a package|cannot read s3://bucket/x.csv")],
+)  # fmt: skip
+def test_what_cannot_be_fetched_is_said(store, url, message):
+    with pytest.raises(DataError, match=message):
+        fetched(url)
+
+
+def test_names_that_leave_the_folder_are_refused(store, monkeypatch):
+    put("objects://bucket/images/a.png", b"a")
+    listing = {"/bucket/images/../../evil": {"size": 1, "type": "file"}}
+    monkeypatch.setattr(store, "find", lambda self, path, **_: listing)
+    with pytest.raises(DataError, match="lies outside"):
+        fetched("objects://bucket/images")
+
+
+def test_no_run_at_a_url_is_said_as_of_a_folder(store):
+    with pytest.raises(RunFolderError, match="objects://bucket/run"):
+        local_run("objects://bucket/run")
