@@ -259,13 +259,3 @@ def test_a_strangers_configuration_runs_no_code_through_a_query(table, query):
 def test_a_negative_number_of_explained_samples_is_refused_before_the_run(table):
     assert "explain=-1" in ends_in_words(krepes_command("audit", table, "--set", "report.explain=-1"), 1)
     assert not (table.parent / "run").exists()
-
-
-def test_overwriting_a_run_leaves_what_is_not_its_own(tmp_path):
-    folder = tmp_path / "run"
-    assert krepes_command("demo", "--output", folder, "--landmarks", 40).exit_code == 0
-    (folder / "notes.txt").write_text("mine")
-    result = krepes_command("demo", "--output", folder, "--landmarks", 41, "--overwrite")
-    assert result.exit_code == 0, result.output
-    assert (folder / "notes.txt").read_text() == "mine"
-    assert len(pd.read_parquet(folder / "landmarks.parquet")) == 41

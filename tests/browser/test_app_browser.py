@@ -151,7 +151,8 @@ def test_a_click_right_after_escape_counts(watch, table_app):
         """([x, y]) => {
           document.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
           const at = { clientX: x, clientY: y, bubbles: true, view: window };
-          for (const type of ["mousedown", "mouseup", "click"]) krepes.map.map.getContainer().dispatchEvent(new MouseEvent(type, at));
+          const map = krepes.map.map.getContainer();
+          for (const type of ["mousedown", "mouseup", "click"]) map.dispatchEvent(new MouseEvent(type, at));
         }""",
         [x, y],
     )

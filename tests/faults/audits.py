@@ -57,7 +57,11 @@ def started(config: Path, output: Path, workers: int = 1, *more: str) -> subproc
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"] if workers > 1 else []
     command = [sys.executable, *torchrun, "-m", "krepes", "audit", str(config), "-o", str(output), *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": HERE}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # whoever started the tests in the background may have let them ignore Ctrl-C, which the audit would, too
+    heeded = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heeded
+    )
 
 
 def ended(process: subprocess.Popen, seconds: float = 120) -> tuple[int, str]:

@@ -119,6 +119,16 @@ def test_overwriting_removes_the_runs_own_files_alone(store, config):
     assert manifest(store)["config"]["seed"] == 1
 
 
+def test_overwriting_a_local_run_removes_its_own_files_alone(config, tmp_path):
+    folder = tmp_path / "run"
+    assert command("audit", config, "--output", folder).exit_code == 0
+    (folder / "notes.txt").write_text("mine")
+    result = command("audit", config, "--output", folder, "--overwrite", "--set", "seed=1")
+    assert result.exit_code == 0, result.output
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert read_manifest(folder)["config"]["seed"] == 1
+
+
 def test_another_configuration_is_refused(store, config):
     assert command("audit", config).exit_code == 0
     result = command("audit", config, "--set", "seed=1")

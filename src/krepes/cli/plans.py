@@ -36,6 +36,8 @@ def plan(
         )
         from krepes.config.reading import naming_the_line
         from krepes.cost import cost_of, machine_named, measured_here
+        from krepes.data.stream import probe_of
+        from krepes.kernel.ntk import gradient_map
 
         console = terminal()
         folder = config.resolve().parent
@@ -47,9 +49,10 @@ def plan(
         views, asked = build_views(settings.views, source), build_plan(settings, folder)
         explain = settings.report.explain
         explained = explain if isinstance(explain, int) else len(explain)
-        here = measured_here(auditor, source, views)
+        gradients = gradient_map(auditor.settings.kernel, auditor.encoder, probe_of(source))
+        here = measured_here(auditor, source, views, gradients)
         costs = [
-            cost_of(auditor, source, views, asked, explained, machine_named(name, here), number, samples)
+            cost_of(auditor, source, views, asked, explained, machine_named(name, here), number, samples, gradients)
             for name in machine or ["here"]
             for number in workers or [1]
         ]

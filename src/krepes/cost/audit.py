@@ -30,6 +30,7 @@ from krepes.pipeline import count_landmarks, planned_memory
 
 SAMPLERS = {KMeansPlusPlus: "kmeans++", LeverageScores: "leverage", RPCholesky: "rpcholesky", Uniform: "uniform"}
 TRUST_REFITS = 4  # of the trust gate (`krepes.audit.stability.stability`)
+TILE_SECONDS, TILE_BYTES = 1.0, 2**30  # of the tile that is measured, at most
 INSTANT = 1e15  # rate of what takes no time, such as views that were given
 
 
@@ -85,13 +86,14 @@ class Cost:
 
 def cost_of(
     auditor: Auditor, source: Source, views: Views, plan: AuditPlan, explained: int, machine: Machine, workers: int = 1,
-    samples: int | None = None,
+    samples: int | None = None, gradients: GradientMap | None = None,
 ) -> Cost:  # fmt: skip
     """The cost of an audit, without running it.
 
     Args:
         plan, explained: what is asked beside the scores, and of how many samples.
         samples: as if there were so many; None: those of the source.
+        gradients: of the auditor's kernel, if they are planned already, which takes a minute of a large network.
 
     Raises:
         ConfigError: no positive number of workers or samples.
@@ -100,7 +102,7 @@ def cost_of(
     n = len(source) if samples is None else samples
     if workers < 1 or n < 1:
         raise ConfigError(f"{workers} workers, {n} samples; expected at least one of each")
-    gradients = gradient_map(auditor.settings.kernel, auditor.encoder, probe_of(source))
+    gradients = gradients or gradient_map(auditor.settings.kernel, auditor.encoder, probe_of(source))
     memory = planned_memory(auditor.settings, gradients, n)
     sizes = sizes_of(auditor, gradients, read(source, range(min(2, len(source)))), memory, n)
     kept = 2.0 * n * 16 * min(sizes.m, 10) + 64 * n  # scores by shard, and the tables
@@ -172,13 +174,18 @@ def counted(sizes: Sizes, plan: AuditPlan, queries: int) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def measured_here(auditor: Auditor, source: Source, views: Views) -> Machine:
-    """This machine, in the units of the counts, with the audit's own encoder, samples and views; takes seconds."""
-    gradients = gradient_map(auditor.settings.kernel, auditor.encoder, probe_of(source))
+def measured_here(auditor: Auditor, source: Source, views: Views, gradients: GradientMap | None = None) -> Machine:
+    """This machine, in the units of the counts, with the audit's own encoder, samples and views; takes seconds.
+
+    Args:
+        gradients: of the auditor's kernel, if they are planned already.
+    """
+    gradients = gradients or gradient_map(auditor.settings.kernel, auditor.encoder, probe_of(source))
     memory = planned_memory(auditor.settings, gradients, len(source))
     block = range(min(VIEW_BLOCK, len(source)))
     batch = read(source, block)
-    tile = batch[: memory.tile]
+    pair = seconds_of(lambda: gradients(batch[:2]))
+    tile = batch[: max(2, min(memory.tile, int(2 * TILE_SECONDS / pair), TILE_BYTES // memory.per_sample))]
     reading = seconds_of(lambda: read(source, block)) / len(block)
     drawing = seconds_of(lambda: paired_views(source, views, block, auditor.settings.seed)) / len(block) - reading
     forming, features = seconds_of(lambda: gradients(tile)), gradients(tile)
