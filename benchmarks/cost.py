@@ -2,9 +2,10 @@
 
     cd benchmarks && OMP_NUM_THREADS=1 python cost.py [--quick]
 
-Audits of a table (Barlow Twins, SimCLR) and of images (convolutional network, VICReg), random weights; the rates of
-this machine are measured in the same process just before each audit. Stages whose iterations are not known beforehand are
-counted by the settings' limits, and compared with the count for the products that were made. To results/cost.json.
+Audits of a table (Barlow Twins, SimCLR) and of images (convolutional network, VICReg), random weights; the
+rates of this machine are measured in the same process just before each audit. Stages whose iterations are not
+known beforehand are counted by the settings' limits, and compared with the count for the products that were
+made. To results/cost.json.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     cd benchmarks && OMP_NUM_THREADS=1 python workers.py [--repeats 3] [--quick]
 
-The same audit (table of 120,000 × 100, Barlow Twins, 300 landmarks) by `krepes audit` and by torchrun, in turns; seconds of
-the stages as it prints them, medians. Figures go to results/workers.json.
+The same audit (table of 120,000 × 100, Barlow Twins, 300 landmarks) by `krepes audit` and by torchrun, in
+turns; seconds of the stages as it prints them, medians. Figures go to results/workers.json.
 """
 
 import argparse
