@@ -7,10 +7,13 @@ object store nothing is expected but whole objects that are put, got, listed and
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import fsspec
@@ -21,8 +24,10 @@ from krepes.errors import DataError, RunFolderError
 from krepes.files import refusals_of, write_json
 
 # what stores tell of an object that changes with its content
-STAMP = ("size", "ETag", "etag", "md5Hash", "content_md5", "crc32c", "generation", "mtime", "LastModified",
-         "last_modified", "created", "updated")  # fmt: skip
+STAMP = (
+    "size", "ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest", "crc32c", "generation", "mtime",
+    "LastModified", "last_modified", "Last-Modified", "created", "updated", "modify", "modified", "blob_id", "sha",
+)  # fmt: skip
 WRITER = ".writer"  # an object that names the process which writes a run: the last one to begin
 
 
@@ -41,11 +46,16 @@ def fetched(url: str) -> Path:
     """
     with _refusals(url, "read", DataError):
         fs, root = fsspec.url_to_fs(url)
-        single = fs.isfile(root)
-        listing = {PurePosixPath(root).name: fs.info(root)} if single else _below(fs, root)
+        fs.invalidate_cache()
+        try:
+            info = fs.info(root)
+        except FileNotFoundError:  # a prefix, or nothing
+            info = {"type": "directory"}
+        single = info["type"] == "file"
+        listing = {_name(root): info} if single else _below(fs, root)
     if not listing:
         raise DataError(f"there is nothing at {url}; expected a file, or a folder with files")
-    place = cache_folder() / "fetched" / _short(url)
+    place = cache_folder() / "fetched" / _short(fs.unstrip_protocol(root))
     with refusals_of(place):
         place.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_suffix(".lock")):
@@ -60,21 +70,34 @@ def _update(fs: Any, root: str, single: bool, url: str, listing: dict[str, Any],
     with suppress(OSError, ValueError):
         seen = json.loads(index.read_text())
     files = place / "files"
-    for name in seen.keys() - stamps.keys():
-        (files / name).unlink(missing_ok=True)
-    wanted = [n for n, stamp in stamps.items() if seen.get(n) != stamp or not (files / n).is_file()]
+    for path in [p for p in files.rglob("*") if p.is_file() and p.relative_to(files).as_posix() not in stamps]:
+        path.unlink()
+    known = {n for n, info in listing.items() if any(info.get(k) is not None for k in STAMP if k != "size")}
+    wanted = [n for n, s in stamps.items() if n not in known or seen.get(n) != s or not (files / n).is_file()]
     if not wanted:
         return
     # a file that is being replaced must not count as the one before
     write_json(index, {n: stamp for n, stamp in seen.items() if n in stamps and n not in wanted})
-    for name in wanted:
-        (files / name).parent.mkdir(parents=True, exist_ok=True)
-    with _refusals(url, "read", DataError):
-        fs.get([root if single else f"{root}/{n}" for n in wanted], [str(files / n) for n in wanted])
-    short = [n for n in wanted if "size" in listing[n] and (files / n).stat().st_size != listing[n]["size"]]
-    if short:
-        raise DataError(f"{short[0]} of {url} came with other than its {listing[short[0]]['size']} bytes; try again")
+    # beside their place: a file that an audit has mapped must not change below it
+    with TemporaryDirectory(prefix=".fresh-", dir=place) as folder:
+        fresh = Path(folder)
+        for name in wanted:
+            for base in (fresh, files):
+                (base / name).parent.mkdir(parents=True, exist_ok=True)
+        with _refusals(url, "read", DataError):
+            fs.get([root if single else f"{root.rstrip('/')}/{n}" for n in wanted], [str(fresh / n) for n in wanted])
+        sizes = {n: listing[n].get("size") for n in wanted}
+        short = [n for n, size in sizes.items() if size is not None and (fresh / n).stat().st_size != size]
+        if short:
+            raise DataError(f"{short[0]} of {url} came with other than its {sizes[short[0]]} bytes; try again")
+        for name in wanted:
+            (fresh / name).replace(files / name)
     write_json(index, stamps)
+
+
+def _name(root: str) -> str:
+    """The name of a file, without a query behind it."""
+    return PurePosixPath(unquote(urlsplit(root).path) if "://" in root else root).name
 
 
 def _below(fs: Any, root: str) -> dict[str, Any]:
@@ -82,6 +105,8 @@ def _below(fs: Any, root: str) -> dict[str, Any]:
     found = {}
     start = root.rstrip("/") + "/"
     for path, info in sorted(fs.find(root, detail=True).items()):
+        if path.endswith("/") or info.get("type") == "directory":  # a store's marker of a folder
+            continue
         name = path.removeprefix(start)
         parts = PurePosixPath(name).parts
         if name == path or not parts or ".." in parts or PurePosixPath(name).is_absolute():
@@ -108,7 +133,7 @@ def _refusals(url: str, verb: str, kind: type[DataError] | type[RunFolderError])
     except ImportError as error:
         raise kind(f"{url} needs a package that is not installed: {error}") from error
     except FileNotFoundError as error:
-        raise kind(f"cannot {verb} {url}: there is no {error}") from error
+        raise kind(f"cannot {verb} {url}: there is no such file or folder ({error})") from error
     except Exception as error:
         raise kind(
             f"cannot {verb} {url}: {type(error).__name__}: {error}. Check name, permission and network."
@@ -126,13 +151,14 @@ class Bucket:
     """
 
     def __init__(self, url: str):
-        self.url, self.local = url.rstrip("/"), cache_folder() / "runs" / _short(url)
-        self._me = uuid4().hex
+        self.url, self._me = url.rstrip("/"), uuid4().hex
         with self._refusals("reach"):
             self._fs, self._root = fsspec.url_to_fs(self.url)
+            self._root = self._root.rstrip("/")
+            self.local = cache_folder() / "runs" / _short(self._fs.unstrip_protocol(self._root))
 
-    def pull(self) -> None:
-        """Bring the local folder to what is kept, blocks of work apart.
+    def pull(self, files: Collection[str]) -> None:
+        """Bring the local folder to what is kept of a run's files.
 
         Raises:
             RunFolderError: it cannot be read, or it is no run's folder.
@@ -144,19 +170,23 @@ class Bucket:
                     path.unlink()
         with self._refusals("read"):
             self._fs.invalidate_cache()
-            names = [PurePosixPath(p).name for p in self._listed(self._root, 1)]
+            names = [path.removeprefix(f"{self._root}/") for path in self._listed(self._root)]
         strange = [name for name in names if name != WRITER]
         if strange and "manifest.json" not in names:
             raise RunFolderError(
                 f"{self.url} holds {strange[0]} and no manifest.json: it is no krepes run folder. Choose another one."
             )
+        if not strange:
+            shutil.rmtree(self.local / "work", ignore_errors=True)  # of a run that was removed there
         for name in strange:
-            self.get(self.local / name)
+            if name in files:
+                self.get(self.local / name)
 
     def claim(self) -> None:
         """Put this process's name there, for others that write the same run to stop."""
+        name = f"{self._root}/{WRITER}"
         with self._refusals("write"):
-            self._fs.pipe_file(f"{self._root}/{WRITER}", self._me.encode())
+            self._made(name, lambda: self._fs.pipe_file(name, self._me.encode()))
 
     def check(self) -> None:
         """Raise RunFolderError where another process has begun to write this run."""
@@ -172,8 +202,17 @@ class Bucket:
 
     def put(self, path: Path) -> None:
         """Keep a finished file of the local folder."""
+        name = f"{self._root}/{path.relative_to(self.local).as_posix()}"
         with self._refusals("write"):
-            self._fs.put_file(str(path), f"{self._root}/{path.relative_to(self.local).as_posix()}")
+            self._made(name, lambda: self._fs.put_file(str(path), name))
+
+    def _made(self, name: str, write: Callable[[], Any]) -> None:
+        """Write; where there must be a folder and is none, after making it."""
+        try:
+            write()
+        except FileNotFoundError:
+            self._fs.makedirs(str(PurePosixPath(name).parent), exist_ok=True)
+            write()
 
     def get(self, path: Path) -> bool:
         """Fetch a file of the local folder; False where none is kept."""
@@ -191,20 +230,27 @@ class Bucket:
         return True
 
     def remove(self, path: Path) -> None:
-        """Remove what is kept of a file of the local folder, or of all that is below a folder of it."""
+        """Remove what is kept of a file of the local folder, or of the blocks in a folder of it."""
         place = f"{self._root}/{path.relative_to(self.local).as_posix()}"
         with self._refusals("write"):
             self._fs.invalidate_cache()
-            for found in self._listed(place, None):
-                self._fs.rm_file(found)
+            for found in self._listed(place):
+                if found == place or PurePosixPath(found).match("*.safetensors"):
+                    self._fs.rm_file(found)
 
     def end(self) -> None:
-        """Take this process's name away."""
+        """Take this process's name away, where no other has come.
+
+        Raises:
+            RunFolderError: another process has begun to write this run.
+        """
+        self.check()
         self.remove(self.local / WRITER)
 
-    def _listed(self, place: str, depth: int | None) -> list[str]:
+    def _listed(self, place: str) -> list[str]:
+        """All below a place, and it itself: some stores take it for the beginning of a name."""
         try:
-            return list(self._fs.find(place, maxdepth=depth))
+            return [p for p in self._fs.find(place) if p == place or p.startswith(f"{place}/")]
         except FileNotFoundError:
             return []
 

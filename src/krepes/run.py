@@ -19,7 +19,7 @@ from krepes.auditor import Auditor
 from krepes.data.source import Source
 from krepes.data.stream import Views
 from krepes.engine import in_words, peak_resident
-from krepes.errors import ConfigError, DataError, KrepesError, lacks_memory
+from krepes.errors import ConfigError, DataError, KrepesError, RunFolderError, lacks_memory
 from krepes.files import (
     inode,
     one_writer,
@@ -156,7 +156,10 @@ def run_audit(
             with refusals_of(folder):
                 sums = {name: sha256_file(folder / name) for name in names}
             run.keep([*names, MODEL])
+            run.check()
             run.write(finished(read_manifest(folder), sums))
+            if bucket is not None:
+                bucket.check()
             work.clear()
             if bucket is not None:
                 bucket.end()
@@ -172,6 +175,14 @@ def run_audit(
         finally:
             workers.scratch = None
         return folder / "report.html"
+
+
+def refuse_strange(folder: Path) -> None:
+    """Raise RunFolderError for a folder whose manifest.json is not of a run: nothing of it is removed."""
+    if "krepes" not in (read_manifest(folder).get("versions") or {}):
+        raise RunFolderError(
+            f"{folder / 'manifest.json'} is not of a krepes run; nothing is overwritten. Choose another folder."
+        )
 
 
 def needs_shared_files(auditor: Auditor) -> bool:
@@ -212,9 +223,12 @@ def opened(
 ) -> RunFolder | None:
     """The folder, ready for a run with this identity; None where a complete one stands."""
     if bucket is not None:
-        bucket.pull()
+        bucket.pull((*OUTPUTS, *FINDINGS, *SHOWN, "manifest.json"))
     replaced = overwrite and (folder / "manifest.json").exists()
     if replaced:
+        refuse_strange(folder)
+        if bucket is not None:
+            bucket.claim()
         with refusals_of(folder):
             Work(folder / WORK, bucket=bucket).clear()
             # the manifest last: without it, what remains would be a stranger's

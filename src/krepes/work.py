@@ -52,7 +52,14 @@ class Work:
         if self.folder is None:
             return None
         path = self.folder / f"{name}.safetensors"
-        if not path.is_file() and not (self.bucket and self.bucket.get(path)):
+        found = self._kept(path)
+        if found is None and self.bucket is not None and self.bucket.get(path):
+            found = self._kept(path)
+        return found
+
+    def _kept(self, path: Path) -> dict[str, Tensor] | None:
+        """The tensors of a block's file, if it is whole and of this run."""
+        if not path.is_file():
             return None
         try:
             with safe_open(path, framework="pt") as f:

@@ -79,3 +79,35 @@ def test_names_that_leave_the_folder_are_refused(store, monkeypatch):
 def test_no_run_at_a_url_is_said_as_of_a_folder(store):
     with pytest.raises(RunFolderError, match="objects://bucket/run"):
         local_run("objects://bucket/run")
+
+
+def test_a_file_that_a_program_has_open_does_not_change_below_it(store):
+    put("objects://bucket/x.npy", b"1234")
+    with fetched("objects://bucket/x.npy").open("rb") as held:
+        put("objects://bucket/x.npy", b"abcd")
+        assert fetched("objects://bucket/x.npy").read_bytes() == b"abcd"
+        assert held.read() == b"1234"
+
+
+def test_what_an_interrupted_fetch_left_is_no_sample(store, cache):
+    for name in ("a.png", "b.png"):
+        put(f"objects://bucket/images/{name}", b"whole")
+    folder = fetched("objects://bucket/images")
+    (folder / "c.png").write_bytes(b"half")
+    assert {p.name for p in fetched("objects://bucket/images").iterdir()} == {"a.png", "b.png"}
+
+
+def test_a_store_that_tells_no_date_is_asked_again(store, monkeypatch):
+    put("objects://bucket/x.csv", b"1")
+    monkeypatch.setattr(store, "info", lambda self, path, **_: {"name": path, "size": 1, "type": "file"})
+    assert fetched("objects://bucket/x.csv").read_bytes() == b"1"
+    put("objects://bucket/x.csv", b"2")
+    assert fetched("objects://bucket/x.csv").read_bytes() == b"2"
+
+
+def test_markers_of_folders_are_no_files(store, monkeypatch):
+    put("objects://bucket/images/a.png", b"a")
+    find = store.find
+    marker = {"/bucket/images/": {"size": 0, "type": "file"}, "/bucket/images/sub/": {"size": 0, "type": "directory"}}
+    monkeypatch.setattr(store, "find", lambda self, path, **o: find(self, path, **o) | marker)
+    assert [p.name for p in fetched("objects://bucket/images").iterdir()] == ["a.png"]

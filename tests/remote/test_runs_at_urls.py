@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import krepes
 from krepes.cli import app
 from krepes.encoders import MLP
+from krepes.errors import RunFolderError
 from krepes.remote import Bucket
 from krepes.results import read_manifest
 from tests.remote.test_remote import put
@@ -108,6 +109,63 @@ def test_a_folder_that_is_no_run_is_refused_and_stays(store, config):
         assert result.exit_code == 1
         assert "thesis.tex and no manifest.json" in result.output
     assert kept(store) == {"thesis.tex"}
+
+
+def test_folders_beside_a_run_are_refused_and_stay(store, config):
+    put(f"{RUN}/work/thesis.tex", b"mine")
+    result = command("audit", config)
+    assert result.exit_code == 1
+    assert "no manifest.json" in result.output
+    assert kept(store) == {"work/thesis.tex"}
+
+
+def test_another_programs_manifest_is_not_overwritten(store, config):
+    put(f"{RUN}/manifest.json", b'{"name": "webapp"}')
+    put(f"{RUN}/work/mine.txt", b"mine")
+    result = command("audit", config, "--overwrite")
+    assert result.exit_code == 1
+    assert "is not of a krepes run" in result.output
+    assert kept(store) == {"manifest.json", "work/mine.txt"}
+
+
+def test_a_run_that_was_removed_at_its_url_is_made_anew(store, config, monkeypatch):
+    from krepes import run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "find", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert command("audit", config).exit_code == 130
+    for name in [name for name in store.store if name.startswith("/bucket/runs/")]:
+        del store.store[name]
+    result = command("audit", config)
+    assert result.exit_code == 0, result.output
+    assert manifest(store)["status"] == "complete"
+
+
+def test_another_runs_block_here_does_not_hide_the_one_at_the_url(store, cache):
+    from krepes.work import Work
+
+    bucket = Bucket(RUN)
+    Work(bucket.local / "work", "new", bucket).save("landmarks", {"indices": torch.tensor([1])})
+    Work(bucket.local / "work", "old").save("landmarks", {"indices": torch.tensor([2])})
+    found = Work(bucket.local / "work", "new", bucket).load("landmarks")
+    assert found is not None
+    assert found["indices"].tolist() == [1]
+
+
+def test_a_name_that_another_process_put_there_stays(store):
+    first, second = Bucket(RUN), Bucket(RUN)
+    first.claim()
+    second.claim()
+    with pytest.raises(RunFolderError, match="another process has begun"):
+        first.end()
+    second.check()
+
+
+def test_a_run_may_be_kept_below_a_folder_that_is_not_there(config, tmp_path):
+    place = f"file://{tmp_path}/shared/runs/one"
+    result = command("audit", config, "--output", place)
+    assert result.exit_code == 0, result.output
+    assert read_manifest(tmp_path / "shared/runs/one")["status"] == "complete"
 
 
 def test_overwriting_removes_the_runs_own_files_alone(store, config):

@@ -50,7 +50,7 @@ def plan(
         explain = settings.report.explain
         explained = explain if isinstance(explain, int) else len(explain)
         gradients = gradient_map(auditor.settings.kernel, auditor.encoder, probe_of(source))
-        here = measured_here(auditor, source, views, gradients)
+        here = measured_here(auditor, source, views, gradients, samples)
         costs = [
             cost_of(auditor, source, views, asked, explained, machine_named(name, here), number, samples, gradients)
             for name in machine or ["here"]

@@ -166,22 +166,27 @@ def counted(sizes: Sizes, plan: AuditPlan, queries: int) -> tuple[Stage, ...]:
         stages.append(counts.refits(sizes, plan.refits, half, plan.points))
     if plan.attribution and queries:
         draws, among = draws_and_samples(n, plan.attribution, sizes.streaming, 0)
-        looked = n if among is None else len(among)
+        looked = n if among is None or sizes.streaming else len(among)  # a streaming objective sees all of them
         fitted = counts.rows(sizes, min(n, max(ENCODED, 4 * sizes.m)))
         found = counts.attribution(sizes, looked, min(draws, DRAWS), queries, VIEWS)
+        stages.append(counts.adjoint(sizes, queries))
         stages.append(replace(found, counts=counts.added(found.counts, fitted)))
     stages.append(replace(counts.refits(sizes, TRUST_REFITS, min(n, TRAINING), POINTS), name="trust"))
     return tuple(stages)
 
 
-def measured_here(auditor: Auditor, source: Source, views: Views, gradients: GradientMap | None = None) -> Machine:
+def measured_here(
+    auditor: Auditor, source: Source, views: Views, gradients: GradientMap | None = None, samples: int | None = None
+) -> Machine:
     """This machine, in the units of the counts, with the audit's own encoder, samples and views; takes seconds.
 
     Args:
         gradients: of the auditor's kernel, if they are planned already.
+        samples: as if there were so many; None: those of the source.
     """
     gradients = gradients or gradient_map(auditor.settings.kernel, auditor.encoder, probe_of(source))
-    memory = planned_memory(auditor.settings, gradients, len(source))
+    n = len(source) if samples is None else samples
+    memory = planned_memory(auditor.settings, gradients, n)
     block = range(min(VIEW_BLOCK, len(source)))
     batch = read(source, block)
     pair = seconds_of(lambda: gradients(batch[:2]))
@@ -190,7 +195,7 @@ def measured_here(auditor: Auditor, source: Source, views: Views, gradients: Gra
     drawing = seconds_of(lambda: paired_views(source, views, block, auditor.settings.seed)) / len(block) - reading
     forming, features = seconds_of(lambda: gradients(tile)), gradients(tile)
     pairing = seconds_of(lambda: features.inner(features))
-    m = count_landmarks(auditor.settings, len(source))
+    m = count_landmarks(auditor.settings, n)
     rates: Counts = {
         "samples": 1 / reading,
         "pairs": 1 / drawing if drawing > 0 else INSTANT,

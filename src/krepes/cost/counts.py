@@ -165,7 +165,7 @@ def curvature_product(sizes: Sizes, vectors: int = 1) -> Stage:
     m, h = sizes.m, sizes.h
     if not sizes.streaming:
         return Stage("product", {"double": 4.0 * m * m * h * vectors})
-    pairs = min(sizes.n, sizes.curvature)
+    pairs = min(sizes.n, -(-sizes.curvature // sizes.batch) * sizes.batch)  # whole batches
     passes = 8.0 * pairs * m * h + 4 * logits(sizes, pairs) * 2 * h
     counts = {"products": passes * vectors, "elementwise": PASSED * logits(sizes, pairs) * vectors}
     found = added(counts, pairs_again(sizes, pairs))
@@ -212,7 +212,10 @@ def scores(sizes: Sizes, samples: int) -> Stage:
 
 def refits(sizes: Sizes, number: int, samples: int, points: int) -> Stage:
     """Refits on so many samples, each by one worker alone, and their scores of some points."""
-    small = replace(sizes, n=samples, m=min(sizes.m, samples), curvature=min(sizes.curvature, samples))
+    small = replace(
+        sizes, n=samples, m=min(sizes.m, samples), curvature=min(sizes.curvature, samples),
+        batch=min(sizes.batch, samples), compared=min(sizes.compared, samples),
+    )  # fmt: skip
     steps = landmarks(small), nystrom(small), views(small), newton(small), scores(small, points)
     return Stage("refits", added(*(s.counts for s in steps), times=number), max(number, 1), bound=True)
 
@@ -226,5 +229,12 @@ def attribution(sizes: Sizes, looked: int, draws: int, queries: int, invariance:
     m, h = sizes.m, sizes.h
     passed = added(paired_features(sizes, looked), {"products": 4.0 * looked * m * h * (1 + queries)}, times=draws)
     asked = added(rows(sizes, invariance * queries), {"pairs": invariance * queries / 2})
-    solved = added(curvature_product(sizes, queries).counts, times=sizes.iterations)
-    return Stage("attribution", added(passed, asked, solved), len(shards(looked)), draws * queries * looked, draws)
+    return Stage("attribution", added(passed, asked), len(shards(looked)), draws * queries * looked, draws)
+
+
+def adjoint(sizes: Sizes, queries: int) -> Stage:
+    """The solve for all queries, whose products are made together."""
+    product = curvature_product(sizes, queries)
+    counts = added(product.counts, times=sizes.iterations)
+    exchanged, sums = sizes.iterations * product.exchanged, sizes.iterations * product.sums
+    return Stage("adjoint", counts, product.parts, exchanged, sums, bound=True)

@@ -125,6 +125,7 @@ def of_sheet(name: str, here: Machine) -> Machine:
 def seconds_of(work: Callable[[], Any]) -> float:
     """Of one call, after a first one: the least of several within `SPENT` seconds."""
     work()
+    synchronise()
     best, until = float("inf"), time.perf_counter() + SPENT
     while True:
         started = time.perf_counter()
