@@ -235,6 +235,11 @@ def kept_landmarks(
     return found["indices"].tolist()
 
 
+def pool_size(n: int, m: int) -> int:
+    """Candidates among which m landmarks are looked for: they keep the search within O(n·√n) however large n is."""
+    return min(n, max(20 * m, 4096))
+
+
 def choose_landmarks(settings: Settings, source: Source, gradients: GradientMap, memory: MemoryPlan) -> list[int]:
     """Positions of the landmarks in the source: ascending, or in the order in which they were given."""
     n, wanted = len(source), settings.landmarks
@@ -242,17 +247,16 @@ def choose_landmarks(settings: Settings, source: Source, gradients: GradientMap,
         return explicit_landmarks(list(wanted), n)
     m = count_landmarks(settings, n)
     generator = torch.Generator().manual_seed(settings.seed)
-    # a seeded pool keeps the search within O(n·√n) however large n is
-    pool_size = min(n, max(20 * m, 4096))
-    pool = torch.sort(torch.randperm(n, generator=generator)[:pool_size]).values
+    size = pool_size(n, m)
+    pool = torch.sort(torch.randperm(n, generator=generator)[:size]).values
     if isinstance(wanted, landmark_stage.Uniform):
-        columns = LinearColumns(torch.zeros(pool_size, 1))  # looks at no kernel
+        columns = LinearColumns(torch.zeros(size, 1))  # looks at no kernel
         return pool[landmark_stage.choose(wanted, columns, m, generator)].tolist()
     samples = torch.cat([read(source, part.tolist()) for part in pool.split(VIEW_BLOCK)])
     if wanted.space == "input":
         columns = LinearColumns(samples)
     else:
-        pilot = torch.randperm(pool_size, generator=generator)[:PILOT]
+        pilot = torch.randperm(size, generator=generator)[:PILOT]
         columns = KernelColumns(
             settings.kernel, gradients, samples, pilot, names(source, pool.tolist()), memory.budget // 4, memory.tile
         )

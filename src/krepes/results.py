@@ -59,6 +59,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def own_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder that is about to be written to.
+
+    Raises:
+        RunFolderError: it cannot be read, or is another program's.
+    """
+    manifest = read_manifest(folder)
+    if "format" not in manifest:
+        raise RunFolderError(f"the {MANIFEST} in {folder} is not of a krepes run. Choose another folder.")
+    return manifest
+
+
 # ---------------------------------------------------------------- settings
 
 
@@ -118,9 +130,7 @@ def save_auditor(
     if not (folder / MANIFEST).exists() and (folder / MODEL).exists():
         raise RunFolderError(f"{folder} holds a {MODEL} and no {MANIFEST}: no krepes run. Choose another folder.")
     if (folder / MANIFEST).exists():
-        there = read_manifest(folder)
-        if "format" not in there:
-            raise RunFolderError(f"the {MANIFEST} in {folder} is not of a krepes run. Choose another folder.")
+        there = own_manifest(folder)
         refuse_foreign(folder, there, prints)
         differing = [k for k, v in settings.items() if "settings" in there and there["settings"].get(k) != v]
         if differing or there.get("landmark_ids", auditor.landmark_ids_) != auditor.landmark_ids_:

@@ -19,7 +19,7 @@ from krepes.auditor import Auditor
 from krepes.data.source import Source
 from krepes.data.stream import Views
 from krepes.engine import in_words, peak_resident
-from krepes.errors import ConfigError, DataError, KrepesError, RunFolderError, lacks_memory
+from krepes.errors import ConfigError, DataError, KrepesError, lacks_memory
 from krepes.files import (
     inode,
     one_writer,
@@ -35,7 +35,7 @@ from krepes.report.audited import of_source
 from krepes.report.card import build_card
 from krepes.report.page import build_page
 from krepes.report.words import number
-from krepes.results import MODEL, describe_settings, read_manifest, save_auditor, versions
+from krepes.results import MODEL, describe_settings, own_manifest, read_manifest, save_auditor, versions
 from krepes.run_folder import RunFolder
 from krepes.shown import write_shown
 from krepes.stored import StoredRun
@@ -158,11 +158,7 @@ def run_audit(
             run.keep([*names, MODEL])
             run.check()
             run.write(finished(read_manifest(folder), sums))
-            if bucket is not None:
-                bucket.check()
-            work.clear()
-            if bucket is not None:
-                bucket.end()
+            run.end(work)
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             try:
@@ -175,14 +171,6 @@ def run_audit(
         finally:
             workers.scratch = None
         return folder / "report.html"
-
-
-def refuse_strange(folder: Path) -> None:
-    """Raise RunFolderError for a folder whose manifest.json is not of a run: nothing of it is removed."""
-    if "krepes" not in (read_manifest(folder).get("versions") or {}):
-        raise RunFolderError(
-            f"{folder / 'manifest.json'} is not of a krepes run; nothing is overwritten. Choose another folder."
-        )
 
 
 def needs_shared_files(auditor: Auditor) -> bool:
@@ -223,16 +211,15 @@ def opened(
 ) -> RunFolder | None:
     """The folder, ready for a run with this identity; None where a complete one stands."""
     if bucket is not None:
-        bucket.pull((*OUTPUTS, *FINDINGS, *SHOWN, "manifest.json"))
+        bucket.pull(FILES)
     replaced = overwrite and (folder / "manifest.json").exists()
     if replaced:
-        refuse_strange(folder)
+        own_manifest(folder)
         if bucket is not None:
             bucket.claim()
         with refusals_of(folder):
             Work(folder / WORK, bucket=bucket).clear()
-            # the manifest last: without it, what remains would be a stranger's
-            for name in (*OUTPUTS, *FINDINGS, *SHOWN, "manifest.json"):
+            for name in FILES:
                 (folder / name).unlink(missing_ok=True)
                 if bucket is not None:
                     bucket.remove(folder / name)
@@ -325,6 +312,10 @@ FINDINGS = (
     "concepts.parquet", "feature_gap.parquet", "group_gap.parquet", "attribution.parquet", "evaluation.parquet",
     "path.parquet", "counterfactuals.parquet",
 )  # fmt: skip
+
+
+# all of a run's; the manifest last: without it, what remains would be a stranger's
+FILES = (*OUTPUTS, *FINDINGS, *SHOWN, "manifest.json")
 
 
 def write_findings(found: Findings, folder: Path) -> list[str]:

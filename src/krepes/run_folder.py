@@ -10,6 +10,7 @@ import krepes
 from krepes.errors import RunFolderError
 from krepes.files import inode, refuse_another, write_json
 from krepes.results import MANIFEST, read_manifest, refuse_foreign, versions
+from krepes.work import Work
 
 if TYPE_CHECKING:
     from krepes.remote import Bucket
@@ -109,6 +110,13 @@ class RunFolder:
         if self.bucket is not None:
             for name in names:
                 self.bucket.put(self.path / name)
+
+    def end(self, work: Work) -> None:
+        """Remove the finished blocks, and this process's name from where the run is kept, where no other has come."""
+        self.check()
+        work.clear()
+        if self.bucket is not None:
+            self.bucket.end()
 
     def check(self) -> None:
         """Raise RunFolderError when the folder was removed or replaced meanwhile, or another process writes it."""

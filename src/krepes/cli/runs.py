@@ -19,6 +19,7 @@ def report(
     """Write a run's report again: elsewhere, without pictures or some columns, or of what is there so far."""
     with errors_in_words():
         from krepes.errors import ConfigError
+        from krepes.remote import is_url
         from krepes.run import write_report
         from krepes.stored import StoredRun
         from krepes.terminal import say
@@ -28,7 +29,7 @@ def report(
         if unknown:
             known = ", ".join(stored.columns) or "none"
             raise ConfigError(f"--redact names {', '.join(unknown)}, which the run does not have; its columns: {known}")
-        if output is None and (stored.manifest.get("outputs") or not stored.manifest):
+        if output is None and (is_url(run) or stored.manifest.get("outputs") or not stored.manifest):
             raise ConfigError(f"report.html of {run} belongs to the run and stays as it is; name a file with --output")
         path = write_report(stored, output, thumbnails, redact or ())
         for problem in stored.problems.values():

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from krepes.data.stream import shards
 from krepes.landmarks.samplers import BLOCK as PROPOSALS
-from krepes.pipeline import PILOT
+from krepes.pipeline import PILOT, pool_size
+from krepes.solver.newton import GRID
 
 KINDS = {
     "samples": "samples read",
@@ -25,7 +26,7 @@ OPERATIONS = ("network", "kernel", "products", "double", "eigen")
 PROPOSED = 1.6  # kernel columns per landmark that D² seeding and pivoted Cholesky look at (docs/scale.md)
 EIGEN = 9.0  # operations of a symmetric eigenproblem, times m³
 PASSED = 6  # times that a product with SimCLR's curvature passes over its similarities; twice for a loss
-TRIALS = 9  # losses of damping="auto" at most
+TRIALS = len(GRID)  # losses of damping="auto" at most
 
 Counts = Mapping[str, float]
 
@@ -121,7 +122,7 @@ def paired_features(sizes: Sizes, pairs: float) -> Counts:
 def landmarks(sizes: Sizes) -> Stage:
     """The landmark search in a pool of candidates, whose rows the workers divide."""
     n, m = sizes.n, sizes.m
-    pool = min(n, max(20 * m, 4096))  # as `krepes.pipeline.choose_landmarks` draws it
+    pool = pool_size(n, m)
     if sizes.sampler in ("uniform", "given"):
         return Stage("landmarks")
     columns = 4 * m if sizes.sampler == "leverage" else PROPOSED * m + PROPOSALS
@@ -233,8 +234,11 @@ def attribution(sizes: Sizes, looked: int, draws: int, queries: int, invariance:
 
 
 def adjoint(sizes: Sizes, queries: int) -> Stage:
-    """The solve for all queries, whose products are made together."""
+    """The solve for all queries, whose products are made together, with as many as the step may take.
+
+    It may take ten times as many; at ten times the step's residual it took about as many (benchmarks/cost.py).
+    """
     product = curvature_product(sizes, queries)
     counts = added(product.counts, times=sizes.iterations)
     exchanged, sums = sizes.iterations * product.exchanged, sizes.iterations * product.sums
-    return Stage("adjoint", counts, product.parts, exchanged, sums, bound=True)
+    return Stage("adjoint", counts, product.parts, exchanged, sums)
