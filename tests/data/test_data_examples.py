@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from krepes.config import DataConfig, build_data
+from krepes.config import Config, DataConfig, build_data
 from krepes.data import DatasetSource, TableSchema, TableSource, read_table
 from krepes.data.arrays import load_array
 from krepes.data.frames import infer_schema
@@ -20,6 +20,7 @@ from krepes.data.images import ImageFiles, ImageFolder, Preprocess
 from krepes.data.loaders import LoaderSource
 from krepes.data.packed import PackedImages
 from krepes.errors import KrepesWarning
+from krepes.remote import is_url
 
 NAMES = (
     DatasetSource, HubSource, ImageFiles, ImageFolder, LoaderSource, PackedImages, Preprocess, TableSchema, TableSource,
@@ -72,10 +73,12 @@ def test_an_example_runs(files, block, capsys):
 
 
 def test_the_configuration_of_the_page_builds(files):
-    hub, text = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    hub, text, urls = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     assert DataConfig.model_validate(yaml.safe_load(io.StringIO(hub))["data"]).hugging_face is not None
     (files / "photos" / "train" / "cat" / "empty.png").write_bytes(b"")
     with pytest.warns(KrepesWarning, match="1 of 5"):
         source, labels = build_data(DataConfig.model_validate(yaml.safe_load(io.StringIO(text))["data"]), files)
     assert labels.tolist() == ["cat", "cat", "dog", "dog"]
     assert source.batch(range(4)).shape == (4, 3, 32, 32)
+    elsewhere = Config.model_validate(yaml.safe_load(io.StringIO(urls)))
+    assert all(map(is_url, (elsewhere.encoder.recipe, elsewhere.data.images, elsewhere.output)))
