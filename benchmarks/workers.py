@@ -7,6 +7,7 @@ turns; seconds of the stages as it prints them, medians. Figures go to results/w
 """
 
 import argparse
+import os
 import re
 import statistics
 import subprocess
@@ -71,10 +72,12 @@ def prepared(folder: Path, n: int) -> Path:
 
 
 def audited(config: Path, output: Path, workers: int) -> str:
-    """What one audit prints."""
+    """What one audit prints; a worker alone is bound to one core, since its reading ahead would take a second one."""
+    cores = sorted(os.sched_getaffinity(0))[:workers]
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"] if workers > 1 else []
     command = [sys.executable, *torchrun, "-m", "krepes", "audit", str(config), "-o", str(output)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    bound = lambda: os.sched_setaffinity(0, cores)  # noqa: E731
+    return subprocess.run(command, check=True, capture_output=True, text=True, preexec_fn=bound).stdout
 
 
 if __name__ == "__main__":

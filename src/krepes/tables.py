@@ -42,27 +42,35 @@ def write_tables(auditor: Auditor, source: Source, folder: Path, top_k: int, wor
 
     workers.together(score_own)
     workers.add(totals)
-    metadata = source.metadata()
-    raw = None if metadata is None else storable(metadata)
     landmarks = rank_landmarks(auditor, totals[0] / len(source), totals[1], totals[2])
-    shown = pa.Table.from_pandas(landmarks, preserve_index=False).replace_schema_metadata()
-    if raw is not None:
-        shown = beside(shown, raw.take(landmarks["position"].tolist()))
-    if not workers.first:  # the first one writes what the others' shards hold
-        return landmarks
-    write_atomically(folder / "landmarks.parquet", lambda p: pq.write_table(shown, p))
+    ids, wanted = pa.array(auditor.landmark_ids_, pa.string()), min(top_k, len(fit.indices))
 
     def scored() -> Iterator[tuple[range, dict[str, Tensor]]]:
         for i, shard in enumerate(shards(len(source))):
             found = work.read(scores_name(i))
             yield shard, found or score_shard(auditor, source, shard, kept, plane, work, i, lambda done: None)
 
-    ids = pa.array(auditor.landmark_ids_, pa.string())
-    wanted = min(top_k, len(fit.indices))
-    influences = (influence_part(source, s, t, ids, wanted) for s, t in scored())
-    write_atomically(folder / "influence.parquet", lambda p: write_parts(p, influences))
-    points = (points_part(auditor, source, s, t, ids, raw) for s, t in scored())
-    write_atomically(folder / "points.parquet", lambda p: write_parts(p, points))
+    def write_influences() -> None:
+        parts = (influence_part(source, s, t, ids, wanted) for s, t in scored())
+        write_atomically(folder / "influence.parquet", lambda p: write_parts(p, parts))
+
+    def write_landmarks_and_points() -> None:
+        metadata = source.metadata()
+        raw = None if metadata is None else storable(metadata)
+        shown = pa.Table.from_pandas(landmarks, preserve_index=False).replace_schema_metadata()
+        if raw is not None:
+            shown = beside(shown, raw.take(landmarks["position"].tolist()))
+        write_atomically(folder / "landmarks.parquet", lambda p: pq.write_table(shown, p))
+        parts = (points_part(auditor, source, s, t, ids, raw) for s, t in scored())
+        write_atomically(folder / "points.parquet", lambda p: write_parts(p, parts))
+
+    def write_own() -> None:
+        writers = workers.size if work.bucket is None else 1  # with a bucket, each machine has a folder of its own
+        for i, write in enumerate((write_landmarks_and_points, write_influences)):
+            if i % writers == workers.rank:
+                write()
+
+    workers.together(write_own)
     return landmarks
 
 
