@@ -45,6 +45,10 @@ class GradientFeatures:
     def __len__(self) -> int:
         return len(self.factored[0] if self.factored else self.explicit[0])
 
+    def numbers(self) -> int:
+        """Numbers that are held, of all samples together."""
+        return sum(t.numel() for f in self.factored for t in (f.a, f.g)) + sum(e.numel() for e in self.explicit)
+
     def inner(self, other: "GradientFeatures", out: Tensor | None = None) -> Tensor:
         """All inner products (B, B'); into `out` if it is given.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.errors import ConfigError, LandmarkError, NonFiniteError, refuse_wrong_types
 from krepes.kernel.gradients import GradientFeatures, GradientMap
+from krepes.kernel.projection import Projections
 from krepes.workers import current
 
 # Numbers in the gradient features of a tile, and of landmarks that are kept, where no memory plan says it (104 MiB and
@@ -18,6 +19,8 @@ from krepes.workers import current
 # memory comes from the system anew each time, and one of a third 1.3 times, since products of few rows are slower.
 TILE_NUMBERS = 26 * 2**20
 KEEP_NUMBERS = 256 * 2**20
+SEARCH_NUMBERS = 2**29  # of a pool's gradient features (2 GiB in float32); a search takes more of them folded
+FOLDED = 8192  # numbers onto which it folds a sample's, at least: an entry's error is about 1/√FOLDED of the norms
 ROWS = 512  # samples per tile at most: larger ones leave the caches without saving work
 SPREAD = 8  # directions of whose kernels a sketch's error is told, at least
 PROBE = 64  # landmarks among which a projection's or a lower precision's error is measured
@@ -230,7 +233,9 @@ def inverse_root(diagonal: Tensor) -> Tensor:
 class KernelColumns:
     """Kernel columns among a pool of candidates, for landmark search: diagonal and k(pool, chosen).
 
-    Centring uses the mean over a seeded subset of the pool, since the landmarks are not known yet.
+    Centring uses the mean over a seeded subset of the pool, since the landmarks are not known yet. Explicit gradients
+    of a pool that has more than `SEARCH_NUMBERS` are folded onto few numbers with random signs, which keeps distances
+    without bias, so that one pass over the pool is enough.
 
     Attributes:
         limit: bytes up to which the pool's gradient features are kept; beyond, they are computed whenever needed.
@@ -248,10 +253,16 @@ class KernelColumns:
     def __post_init__(self):
         per_sample, workers = max(1, self.gradients.features_per_sample()), current()
         self._tile = self.tile or max(1, min(ROWS, TILE_NUMBERS // per_sample))
+        # of the pool alone: the same for any number of workers and any memory
+        self._onto = max(FOLDED, len(self.pool) // 5) if per_sample * len(self.pool) > SEARCH_NUMBERS else None
+        encoder = self.gradients.encoder
+        self._projections = Projections(self.settings.seed, encoder.device, encoder.dtype)
         bounds = [len(self.pool) * k // workers.size for k in (workers.rank, workers.rank + 1)]
         self._own = slice(*bounds)  # the rows of the pool that this worker computes
         held = bounds[1] - bounds[0]
-        keep = per_sample * held * self.gradients.encoder.dtype.itemsize <= self.limit and held > 0
+        if self._onto is not None:
+            per_sample = self._features(self.pool[:1]).numbers()
+        keep = per_sample * held * encoder.dtype.itemsize <= self.limit and held > 0
         self._kept = GradientFeatures.collected(self._computed_tiles(), held) if keep else None
         diagonal = self._whole([f.square_norm() for f in self._tiles()], len(self.pool))
         refuse_non_finite(torch.isfinite(diagonal), self.ids)
@@ -281,12 +292,19 @@ class KernelColumns:
 
     def _computed_tiles(self) -> Iterator[GradientFeatures]:
         for start in range(self._own.start, self._own.stop, self._tile):
-            yield self.gradients(self.pool[start : min(start + self._tile, self._own.stop)])
+            yield self._features(self.pool[start : min(start + self._tile, self._own.stop)])
+
+    def _features(self, samples: Tensor) -> GradientFeatures:
+        found, k = self.gradients(samples), self._onto
+        if k is None or sum(e.shape[1] for e in found.explicit) <= k:
+            return found
+        folded = [self._projections.folded(f"search:{i}", e, k) for i, e in enumerate(found.explicit)]
+        return GradientFeatures(found.factored, [torch.stack(folded).sum(0)])
 
     def _raw_columns(self, chosen: Tensor) -> Tensor:
         parts = []
         for c in chosen.split(self._tile):
-            z = self.gradients(self.pool[c])
+            z = self._features(self.pool[c])
             parts.append(self._whole([f.inner(z) for f in self._tiles()], len(self.pool), len(c)))
         return torch.cat(parts, 1)
 

@@ -36,13 +36,16 @@ class Projections:
         return self._drawn[key]
 
     def fold(self, piece: Piece, gradient: Tensor) -> Tensor:
-        """A formed gradient (B, q, numel) on k numbers: entry j goes to j mod k with a random sign."""
+        """A formed gradient (B, q, numel) on k numbers."""
         (k,) = piece.projection
-        key = f"{'+'.join(piece.names)}{piece.slot}:fold"
+        return self.folded(f"{'+'.join(piece.names)}{piece.slot}:fold", gradient, k)
+
+    def folded(self, key: str, values: Tensor, k: int) -> Tensor:
+        """Values (..., numel) on k numbers: entry j goes to j mod k with a random sign, which depends on the key."""
         if key not in self._drawn:
-            self._drawn[key] = self._random(key, gradient.shape[2]).to(self._device, self._dtype)
-        signed = gradient * self._drawn[key]
-        return F.pad(signed, (0, -signed.shape[2] % k)).unflatten(2, (-1, k)).sum(2)
+            self._drawn[key] = self._random(key, values.shape[-1]).to(self._device, torch.int8)
+        signed = values * self._drawn[key]
+        return F.pad(signed, (0, -signed.shape[-1] % k)).unflatten(-1, (-1, k)).sum(-2)
 
     def outer(self, piece: Piece, a: Tensor, g: Tensor, samples: int) -> Tensor:
         """Σ_t (P_g g_t)(P_a a_t)ᵀ for the weight, and the bias's gradient projected like g: (B, q, k_out·k_in).
