@@ -4,13 +4,14 @@ fsspec knows the protocols: s3://, gs://, az://, http(s)://, sftp:// and others,
 object store nothing is expected but whole objects that are put, got, listed and removed: no rename, no append, no lock.
 """
 
+import errno
 import hashlib
 import json
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -28,6 +29,8 @@ STAMP = (
     "size", "ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest", "crc32c", "generation", "mtime",
     "LastModified", "last_modified", "Last-Modified", "created", "updated", "modify", "modified", "blob_id", "sha",
 )  # fmt: skip
+SECRET = re.compile(r"([^&=?]*(?:sig|token|key|secret|pass|credential|auth)[^&=]*=)[^&#]*", re.IGNORECASE)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 WRITER = ".writer"  # an object that names the process which writes a run: the last one to begin
 
 
@@ -36,10 +39,34 @@ def is_url(name: str | Path) -> bool:
     return isinstance(name, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) is not None
 
 
-def fetched(url: str) -> Path:
+def without_secrets(value: Any) -> Any:
+    """Text, or lists and mappings of it, with passwords and signatures in URLs left out, to be shown and kept."""
+    if isinstance(value, str):
+        return re.sub(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+", lambda url: _shown(url[0]), value)
+    if isinstance(value, dict):
+        return {k: without_secrets(v) for k, v in value.items()}
+    return [without_secrets(v) for v in value] if isinstance(value, list) else value
+
+
+def _shown(url: str) -> str:
+    """scheme://user:…@host/path?signature=…"""
+    before, mark, query = url.partition("?")
+    scheme, _, rest = before.partition("://")
+    host, slash, path = rest.partition("/")
+    person, at, host = host.rpartition("@")
+    if ":" in person:
+        person = person.partition(":")[0] + ":…"
+    kept = SECRET.sub(r"\1…", query)
+    return f"{scheme}://{person}{at}{host}{slash}{path}{mark}{kept}"
+
+
+def fetched(url: str, wanted: Callable[[str], bool] = lambda name: True) -> Path:
     """A file, or a folder with all that is below it, in the local cache; what did not change is not fetched again.
 
     The cache is `KREPES_CACHE` or the user's cache folder. Processes that fetch the same wait for each other.
+
+    Args:
+        wanted: which files of a folder, by their names below it.
 
     Raises:
         DataError: there is no such file, or it cannot be read; says why.
@@ -52,9 +79,10 @@ def fetched(url: str) -> Path:
         except FileNotFoundError:  # a prefix, or nothing
             info = {"type": "directory"}
         single = info["type"] == "file"
-        listing = {_name(root): info} if single else _below(fs, root)
+        below = {} if single else _below(fs, root)
+        listing = {_name(root): info} if single else {n: i for n, i in below.items() if wanted(n)}
     if not listing:
-        raise DataError(f"there is nothing at {url}; expected a file, or a folder with files")
+        raise DataError(f"there is nothing at {without_secrets(url)}; expected a file, or a folder with files")
     place = cache_folder() / "fetched" / _short(fs.unstrip_protocol(root))
     with refusals_of(place):
         place.mkdir(parents=True, exist_ok=True)
@@ -89,7 +117,9 @@ def _update(fs: Any, root: str, single: bool, url: str, listing: dict[str, Any],
         sizes = {n: listing[n].get("size") for n in wanted}
         short = [n for n, size in sizes.items() if size is not None and (fresh / n).stat().st_size != size]
         if short:
-            raise DataError(f"{short[0]} of {url} came with other than its {sizes[short[0]]} bytes; try again")
+            raise DataError(
+                f"{short[0]} of {without_secrets(url)} came with other than its {sizes[short[0]]} bytes; try again"
+            )
         for name in wanted:
             (fresh / name).replace(files / name)
     write_json(index, stamps)
@@ -108,9 +138,9 @@ def _below(fs: Any, root: str) -> dict[str, Any]:
         if path.endswith("/") or info.get("type") == "directory":  # a store's marker of a folder
             continue
         name = path.removeprefix(start)
-        parts = PurePosixPath(name).parts
-        if name == path or not parts or ".." in parts or PurePosixPath(name).is_absolute():
-            raise DataError(f"{path} lies outside of {root}, in whose listing it is")
+        native = PurePath(name)  # a backslash parts names where the system says so
+        if name == path or not native.parts or ".." in native.parts or native.anchor:
+            raise DataError(f"{without_secrets(path)} lies outside of the folder in whose listing it is")
         found[name] = info
     return found
 
@@ -126,6 +156,7 @@ def _short(url: str) -> str:
 @contextmanager
 def _refusals(url: str, verb: str, kind: type[DataError] | type[RunFolderError]) -> Iterator[None]:
     """Whatever a protocol's package raises, in words; each has exceptions of its own, of no common kind."""
+    url = without_secrets(url)
     try:
         yield
     except (DataError, RunFolderError):
@@ -133,11 +164,16 @@ def _refusals(url: str, verb: str, kind: type[DataError] | type[RunFolderError])
     except ImportError as error:
         raise kind(f"{url} needs a package that is not installed: {error}") from error
     except FileNotFoundError as error:
-        raise kind(f"cannot {verb} {url}: there is no such file or folder ({error})") from error
+        said = without_secrets(str(error))
+        raise kind(f"cannot {verb} {url}: there is no such file or folder ({said})") from error
     except Exception as error:
-        raise kind(
-            f"cannot {verb} {url}: {type(error).__name__}: {error}. Check name, permission and network."
-        ) from error
+        said = f"{type(error).__name__}: {without_secrets(str(error))}"
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise kind(
+                f"cannot keep {url} in {cache_folder()}: {said}. Free space there, or name another folder with "
+                "KREPES_CACHE."
+            ) from error
+        raise kind(f"cannot {verb} {url}: {said}. Check name, permission and network.") from error
 
 
 class Bucket:
@@ -152,6 +188,7 @@ class Bucket:
 
     def __init__(self, url: str):
         self.url, self._me = url.rstrip("/"), uuid4().hex
+        self.shown = without_secrets(self.url)
         with self._refusals("reach"):
             self._fs, self._root = fsspec.url_to_fs(self.url)
             self._root = self._root.rstrip("/")
@@ -174,7 +211,7 @@ class Bucket:
         strange = [name for name in names if name != WRITER]
         if strange and "manifest.json" not in names:
             raise RunFolderError(
-                f"{self.url} holds {strange[0]} and no manifest.json: it is no krepes run folder. Choose another one."
+                f"{self.shown} holds {strange[0]} and no manifest.json: it is no krepes run folder. Choose another one."
             )
         if not strange:
             shutil.rmtree(self.local / "work", ignore_errors=True)  # of a run that was removed there
@@ -197,7 +234,7 @@ class Bucket:
                 name = "nobody"
         if name != self._me:
             raise RunFolderError(
-                f"another process has begun to write {self.url}, or removed it; this one stops. Let one of them work."
+                f"another process has begun to write {self.shown}, or removed it; this one stops. Let one of them work."
             )
 
     def put(self, path: Path) -> None:
@@ -267,6 +304,6 @@ def local_run(run: str | Path) -> Path:
     if not is_url(run):
         return Path(run)
     try:
-        return fetched(str(run))
+        return fetched(str(run), lambda name: "/" not in name and not name.startswith("."))  # no blocks, no writer
     except DataError as error:
         raise RunFolderError(str(error)) from error

@@ -1,12 +1,13 @@
 """Files and folders at URLs."""
 
+import errno
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from krepes.errors import DataError, RunFolderError
-from krepes.remote import fetched, is_url, local_run
+from krepes.remote import fetched, is_url, local_run, without_secrets
 
 
 def put(name: str, content: bytes) -> None:
@@ -74,6 +75,45 @@ def test_names_that_leave_the_folder_are_refused(store, monkeypatch):
     monkeypatch.setattr(store, "find", lambda self, path, **_: listing)
     with pytest.raises(DataError, match="lies outside"):
         fetched("objects://bucket/images")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [("https://h/a.npy?X-Amz-Credential=AK%2F1&x=1&X-Amz-Signature=ab", "https://h/a.npy?X-Amz-Credential=…&x=1&X-Amz-Signature=…"),
+     ("abfs://c/x?se=2026&sig=a%2Bb", "abfs://c/x?se=2026&sig=…"), ("https://h/a?access_token=t", "https://h/a?access_token=…"),
+     ("sftp://me:word@host:22/x", "sftp://me:…@host:22/x"), ("sftp://me@host/x", "sftp://me@host/x"),
+     ("s3://bucket/token=1/a.csv", "s3://bucket/token=1/a.csv"), ("a token=5 in words", "a token=5 in words")],
+)  # fmt: skip
+def test_passwords_and_signatures_are_not_shown(url, shown):
+    assert without_secrets(url) == shown
+    assert without_secrets({"a": [f"cannot read '{url}'.", 1]}) == {"a": [f"cannot read '{shown}'.", 1]}
+
+
+def test_errors_show_no_signature(store, monkeypatch):
+    def refuse(self, path, **_):
+        raise PermissionError(f"403, message='Forbidden', url='https://host{path}?sig=secret'")
+
+    monkeypatch.setattr(store, "info", refuse)
+    with pytest.raises(DataError, match="Forbidden") as caught:
+        fetched("objects://bucket/x.npy?sig=secret")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_full_disk_is_said_of_the_cache(store, cache, monkeypatch):
+    def full(self, remote, local, **_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    put("objects://bucket/x.npy", b"1234")
+    monkeypatch.setattr(store, "get_file", full)
+    with pytest.raises(DataError, match=r"cannot keep objects://bucket/x\.npy in .*No space left.*KREPES_CACHE"):
+        fetched("objects://bucket/x.npy")
+
+
+def test_of_a_run_its_blocks_are_not_fetched(store):
+    for name in ("manifest.json", ".writer", "work/moments-000.safetensors"):
+        put(f"objects://bucket/run/{name}", b"{}")
+    folder = local_run("objects://bucket/run")
+    assert [p.name for p in folder.rglob("*")] == ["manifest.json"]
 
 
 def test_no_run_at_a_url_is_said_as_of_a_folder(store):

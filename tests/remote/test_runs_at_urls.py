@@ -68,6 +68,15 @@ def test_a_run_is_kept_at_its_url_whole(store, config):
         assert command(*verb).exit_code == 0
 
 
+def test_a_signature_is_not_kept(store, config):
+    put("objects://bucket/x.npy?sig=secret", store.store["/bucket/x.npy"].getvalue())
+    result = command("audit", config, "--set", "data.array=objects://bucket/x.npy?sig=secret")
+    assert result.exit_code == 0, result.output
+    assert "secret" not in result.output
+    assert not [name for name in kept(store) if b"secret" in store.store[f"/bucket/runs/one/{name}"].getvalue()]
+    assert manifest(store)["config"]["data"]["array"] == "objects://bucket/x.npy?sig=…"
+
+
 def test_a_complete_run_is_not_made_again(store, config, cache):
     assert command("audit", config).exit_code == 0
     shutil.rmtree(cache)  # as on another machine

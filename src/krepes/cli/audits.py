@@ -58,7 +58,7 @@ def audit(
     with errors_in_words(), started() as workers, stop_requests():
         from krepes.config import build_auditor, build_data, build_plan, build_views, read_config, with_recipe
         from krepes.config.reading import naming_the_line
-        from krepes.remote import Bucket, is_url
+        from krepes.remote import Bucket, is_url, without_secrets
         from krepes.run import run_audit, summarise
 
         quiet = quiet or not workers.first  # one of them speaks
@@ -74,10 +74,10 @@ def audit(
         bucket = Bucket(place) if is_url(place) else None
         target = Path(place) if bucket is None else bucket.local
         say(console, f"{settings.title}: {len(source):,} samples from {config}")
-        plain = settings.model_dump(mode="json", by_alias=True)
+        plain = without_secrets(settings.model_dump(mode="json", by_alias=True))
         report = run_audit(
             auditor, source, build_views(settings.views, source), target, plain, console,
-            title=settings.title, command=command_line(), explain=settings.report.explain,
+            title=settings.title, command=without_secrets(command_line()), explain=settings.report.explain,
             top_k=settings.report.top_k, overwrite=overwrite,
             extra={"encoder": plain["encoder"], "config_folder": str(folder), **told, **origin_of(source)},
             plan=build_plan(settings, folder), labels=labels if settings.audit.evaluate else None,
@@ -85,7 +85,7 @@ def audit(
         )  # fmt: skip
         if auditor._fit is not None and workers.first:
             summarise(auditor, target, console)
-        kept = "" if bucket is None else f"kept at:    {bucket.url}\n"
+        kept = "" if bucket is None else f"kept at:    {bucket.shown}\n"
         console.print(
             f"{kept}run folder: {target}\nreport:     {report}", highlight=False, soft_wrap=True, markup=False
         )
