@@ -1,9 +1,13 @@
 """What one worker does wrong, and what the others make of it: small.py MODE."""
 
+import resource
 import sys
+from pathlib import Path
 
 import torch
 
+from krepes import Auditor, BarlowTwins
+from krepes.encoders import MLP
 from krepes.errors import DataError, NonFiniteError
 from krepes.workers import started
 
@@ -25,6 +29,13 @@ if __name__ == "__main__":
             assert found == [1, 2, 3]
             assert workers.all(workers.rank) == [0, 1]
             print("went on")
+        elif sys.argv[1] == "memory":
+            if workers.rank == 1:
+                taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+                resource.setrlimit(resource.RLIMIT_AS, (taken + 48 * 2**20, resource.RLIM_INFINITY))
+            x = torch.randn(9000, 8)
+            auditor = Auditor(MLP(8, (256, 256), 32).eval(), BarlowTwins(), landmarks=400)
+            auditor.fit(x, lambda batch, generator: batch + torch.randn(batch.shape, generator=generator))
         elif sys.argv[1] == "sums":
 
             def work() -> None:

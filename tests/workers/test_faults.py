@@ -1,6 +1,7 @@
 """Workers that fail, differ or are killed: the others stop with them or the job goes on; no number changes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import faults
 import pytest
+import torch
 
 HERE = Path(__file__).parent
 STOPPED = 30  # seconds, beside the start
@@ -54,6 +56,13 @@ def test_an_error_before_a_sum_is_everyones():
     assert all(f"met by {rank}: sample 7 is not finite" in said for rank in (0, 1))
 
 
+def test_a_lack_of_memory_of_one_stops_all_and_says_where():
+    code, said, seconds = small("memory")
+    assert code != 0
+    assert re.search(r"worker 1 stopped: (RuntimeError: .*can't allocate memory|MemoryError)", said), said
+    assert seconds < STOPPED + 30
+
+
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
     """A run that nobody disturbs: its configuration, its folder, and the seconds of each stage."""
@@ -83,4 +92,39 @@ def test_a_killed_job_goes_on_with_another_number_of_workers(quiet, tmp_path):
     assert not (tmp_path / "run" / "report.html").exists()
     assert faults.launched(config, tmp_path / "run", workers=3).wait(timeout=300) == 0
     assert "finished blocks of an earlier run used" in (tmp_path / "run.log").read_text()
+    assert faults.difference(undisturbed, tmp_path / "run") < 1e-5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_workers_without_a_gpu_say_so_and_end(quiet, tmp_path):
+    config, _, _ = quiet
+    elsewhere = tmp_path / "cuda.yaml"
+    elsewhere.write_text(config.read_text().replace("weights.safetensors", str(config.parent / "weights.safetensors"))
+                         .replace("samples.npy", str(config.parent / "samples.npy")) + "device: cuda\n")  # fmt: skip
+    started = time.monotonic()
+    assert faults.launched(elsewhere, tmp_path / "run", workers=2).wait(timeout=120) != 0
+    assert "cuda" in (tmp_path / "run.log").read_text()
+    assert time.monotonic() - started < STOPPED + 30
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_second_job_on_the_folder_of_a_running_one_stops_and_changes_nothing(quiet, tmp_path):
+    config, undisturbed, _ = quiet
+    first = faults.launched(config, tmp_path / "run", workers=2)
+    until = time.monotonic() + 120
+    while faults.stage_of(tmp_path / "run") == "start" and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGSTOP)  # torchrun itself, and its workers: the first job is slow
+    for pid in faults.children(first.pid):
+        os.kill(pid, signal.SIGSTOP)
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "run").symlink_to(tmp_path / "run")  # the same folder, another log
+    started = time.monotonic()
+    second = faults.launched(config, tmp_path / "second" / "run", workers=2)
+    assert second.wait(timeout=120) != 0
+    assert time.monotonic() - started < STOPPED + 30
+    assert "another process" in (tmp_path / "second" / "run.log").read_text()
+    for pid in [first.pid, *faults.children(first.pid)]:
+        os.kill(pid, signal.SIGCONT)
+    assert first.wait(timeout=300) == 0
     assert faults.difference(undisturbed, tmp_path / "run") < 1e-5
