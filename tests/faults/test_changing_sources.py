@@ -1,5 +1,7 @@
 """Sources that fail or change in the midst of a run: refused with the samples' names, never a wrong number."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -70,3 +72,33 @@ def test_an_array_file_that_is_written_to_in_the_midst_of_a_run_is_refused(audit
 
     with pytest.raises(DataError, match="the samples changed while they were audited"):
         audited(tmp_path / "run", source=ArraySource(np.load(path, mmap_mode="r")), views=views)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "images"])
+def test_a_mapped_file_that_is_cut_in_the_midst_of_a_run_is_refused_by_name(tmp_path, kind):
+    """In a process of its own: without the check a read behind the end is SIGBUS."""
+    done = subprocess.run([sys.executable, "-c", CUT, str(tmp_path), kind], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "refused\n"), (done.returncode, done.stderr)
+
+
+CUT = """
+import os, pickle, sys
+from pathlib import Path
+import numpy as np
+from krepes.data import load_array
+from krepes.errors import DataError
+
+folder, kind = Path(sys.argv[1]), sys.argv[2]
+x = np.random.default_rng(0).integers(0, 255, (4000, 8, 8, 3)).astype("uint8" if kind == "images" else "float32")
+path = folder / ("x.npz" if kind == "npz" else "x.npy")
+np.savez(path, x=x) if kind == "npz" else np.save(path, x)
+source = load_array(path, layout="NHWC" if kind == "images" else None, member="x" if kind == "npz" else None)
+whole, copied = source.batch(range(3990, 4000)), pickle.loads(pickle.dumps(source))
+os.truncate(path, os.path.getsize(path) // 2)
+try:
+    source.batch(range(3990, 4000))
+except DataError as error:
+    assert f"{path} was cut while it was read" in str(error), error
+    assert (copied.batch(range(3990, 4000)) == whole).all()
+    print("refused")
+"""

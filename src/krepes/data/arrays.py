@@ -15,6 +15,7 @@ from torch import Tensor
 from krepes.data.columns import checked_metadata
 from krepes.data.ids import checked_ids, joined
 from krepes.data.idx import is_idx, read_idx
+from krepes.data.mapped import MappedFile
 from krepes.data.names import existing
 from krepes.data.npz import DAMAGED, read_member, reason_of
 from krepes.data.preprocess import Preprocess
@@ -115,7 +116,7 @@ class ArrayImages:
                 f"{name} has {channels} channels, and preprocess makes mode {self.preprocess.mode} of "
                 f"{self.preprocess.channels}; change the mode or the array"
             )
-        self._array, self._layout = array, layout
+        self._array, self._layout, self._mapped = array, layout, MappedFile.of(array)
         self.ids = checked_ids(ids, len(array))
         self._metadata = checked_metadata(metadata, len(array), show_label)
         _, height, width = self._pixels(array[:1])[0].shape
@@ -127,6 +128,8 @@ class ArrayImages:
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Images (B, C, H, W), float32."""
+        if self._mapped is not None:
+            self._mapped.check()
         index = slice_of(indices, len(self))
         pixels = self._pixels(self._array[index if isinstance(index, slice) else index.numpy()])
         if not self.preprocess.moves_pixels:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from krepes.data.columns import checked_metadata
 from krepes.data.ids import ChosenIds, checked_ids, joined
+from krepes.data.mapped import MappedFile
 from krepes.errors import DataError, KrepesError, NonFiniteError
 
 
@@ -73,6 +74,7 @@ class ArraySource:
             raise DataError(f"the array holds {array.dtype} values; expected numbers")
         if isinstance(array, np.ndarray) and min(array.strides, default=0) < 0:
             array = array.copy()  # torch takes no reversed view
+        self._mapped = MappedFile.of(array)
         try:
             with warnings.catch_warnings():
                 # a read-only memory map is never written to: batches are copies
@@ -91,6 +93,8 @@ class ArraySource:
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Samples (B, ...)."""
+        if self._mapped is not None:
+            self._mapped.check()
         index = slice_of(indices, len(self))
         return self._array[index].clone() if isinstance(index, slice) else self._array[index]
 
