@@ -21,10 +21,8 @@ from krepes.data.stream import Views
 from krepes.engine import in_words, peak_resident
 from krepes.errors import ConfigError, DataError, KrepesError, lacks_memory
 from krepes.files import (
-    inode,
     one_writer,
     refusals_of,
-    remove_unfinished,
     sha256_file,
     sha256_tree,
     write_atomically,
@@ -35,8 +33,8 @@ from krepes.report.audited import of_source
 from krepes.report.card import build_card
 from krepes.report.page import build_page
 from krepes.report.words import number
-from krepes.results import MODEL, describe_settings, own_manifest, read_manifest, save_auditor, versions
-from krepes.run_folder import RunFolder
+from krepes.results import MODEL, describe_settings, read_manifest, save_auditor, versions
+from krepes.run_folder import FINDINGS, OUTPUTS, WORK, finished, opened
 from krepes.shown import write_shown
 from krepes.stored import StoredRun
 from krepes.tables import write_tables
@@ -45,7 +43,6 @@ from krepes.work import Work, key_of
 from krepes.workers import alone, current
 
 EXPLAINED = 6  # samples that a report explains when nobody names them
-WORK = "work"  # finished blocks inside the run folder, removed when the run is complete
 
 
 def run_audit(
@@ -206,46 +203,6 @@ def code_fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
-def opened(
-    folder: Path, identity: dict[str, Any], overwrite: bool, console: Console, bucket: Bucket | None = None
-) -> RunFolder | None:
-    """The folder, ready for a run with this identity; None where a complete one stands."""
-    if bucket is not None:
-        bucket.pull(FILES)
-    replaced = overwrite and (folder / "manifest.json").exists()
-    if replaced:
-        own_manifest(folder)
-        if bucket is not None:
-            bucket.claim()
-        with refusals_of(folder):
-            Work(folder / WORK, bucket=bucket).clear()
-            for name in FILES:
-                (folder / name).unlink(missing_ok=True)
-                if bucket is not None:
-                    bucket.remove(folder / name)
-    run = RunFolder(folder, identity, inode(folder), bucket) if replaced else RunFolder.open(folder, identity, bucket)
-    if run.found:
-        say(console, run.found)
-    if run.complete:
-        gone = damaged(folder)
-        if not gone:
-            return None
-        verb = "is" if len(gone) == 1 else "are"
-        say(console, f"{', '.join(gone)} in {folder} {verb} missing or changed; the run is made again.", "yellow")
-    with refusals_of(folder):
-        for place in (folder, folder / WORK):
-            remove_unfinished(place)
-    if bucket is not None:
-        bucket.claim()
-    return run
-
-
-def finished(manifest: dict[str, Any], sums: dict[str, str]) -> dict[str, Any]:
-    """The manifest of a complete run."""
-    kept = {k: v for k, v in manifest.items() if k != "stage"}
-    return {**kept, "status": "complete", "outputs": sums}
-
-
 def write_report(run: StoredRun, path: Path | None = None, thumbnails: bool = True, redact: Sequence[str] = ()) -> Path:
     """The report of a run folder, complete or not; `run.problems` then says what it lacks.
 
@@ -300,24 +257,6 @@ def refuse_unknown(source: Source, redact: Sequence[str]) -> None:
         )
 
 
-OUTPUTS = (
-    "model.safetensors", "landmarks.parquet", "influence.parquet", "points.parquet", "trust.json", "report.html",
-    "card.md",
-)  # fmt: skip
-
-
-SHOWN = ("explained.parquet", "pictures.parquet", "views.json")
-
-FINDINGS = (
-    "concepts.parquet", "feature_gap.parquet", "group_gap.parquet", "attribution.parquet", "evaluation.parquet",
-    "path.parquet", "counterfactuals.parquet",
-)  # fmt: skip
-
-
-# all of a run's; the manifest last: without it, what remains would be a stranger's
-FILES = (*OUTPUTS, *FINDINGS, *SHOWN, "manifest.json")
-
-
 def write_findings(found: Findings, folder: Path) -> list[str]:
     """A Parquet file per table; a table that an earlier attempt left and this one has not is removed."""
     written = []
@@ -329,16 +268,6 @@ def write_findings(found: Findings, folder: Path) -> list[str]:
         write_atomically(folder / name, lambda p, table=table: table.to_parquet(p, index=False))
         written.append(name)
     return written
-
-
-def damaged(folder: Path) -> list[str]:
-    """Files of a complete run that are gone, or do not have the checksum in its manifest; a manifest without any."""
-    manifest = read_manifest(folder)
-    outputs, models = manifest.get("outputs"), manifest.get("sha256")
-    if not isinstance(outputs, dict) or not isinstance(models, dict):
-        return ["manifest.json"]
-    sums = {**outputs, **models}
-    return [n for n, wanted in sums.items() if not (folder / n).is_file() or sha256_file(folder / n) != wanted]
 
 
 def summarise(auditor: Auditor, folder: Path, console: Console) -> None:

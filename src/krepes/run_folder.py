@@ -1,19 +1,35 @@
-"""The folder of a run that is going on: whose it is, and how far it got."""
+"""The folder of a run: its files, whose it is, and how far it got."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
+from rich.console import Console
 
 import krepes
 from krepes.errors import RunFolderError
-from krepes.files import inode, refuse_another, write_json
-from krepes.results import MANIFEST, read_manifest, refuse_foreign, versions
+from krepes.files import inode, refusals_of, refuse_another, remove_unfinished, sha256_file, write_json
+from krepes.results import MANIFEST, own_manifest, read_manifest, refuse_foreign, versions
+from krepes.terminal import say
 from krepes.work import Work
 
 if TYPE_CHECKING:
     from krepes.remote import Bucket
+
+WORK = "work"  # finished blocks inside the run folder, removed when the run is complete
+OUTPUTS = (
+    "model.safetensors", "landmarks.parquet", "influence.parquet", "points.parquet", "trust.json", "report.html",
+    "card.md",
+)  # fmt: skip
+SHOWN = ("explained.parquet", "pictures.parquet", "views.json")
+
+FINDINGS = (
+    "concepts.parquet", "feature_gap.parquet", "group_gap.parquet", "attribution.parquet", "evaluation.parquet",
+    "path.parquet", "counterfactuals.parquet",
+)  # fmt: skip
+# all of a run's; the manifest last: without it, what remains would be a stranger's
+FILES = (*OUTPUTS, *FINDINGS, *SHOWN, "manifest.json")
 
 
 @dataclass
@@ -129,3 +145,53 @@ class RunFolder:
 def _close(was: Any, now: list[float]) -> bool:
     """Equal but for rounding, which another number of threads changes."""
     return isinstance(was, list) and len(was) == len(now) and numpy.allclose(was, now, rtol=1e-3, atol=1e-5)
+
+
+def opened(
+    folder: Path, identity: dict[str, Any], overwrite: bool, console: Console, bucket: "Bucket | None" = None
+) -> RunFolder | None:
+    """The folder, ready for a run with this identity; None where a complete one stands."""
+    if bucket is not None:
+        bucket.pull(FILES)
+    replaced = overwrite and (folder / "manifest.json").exists()
+    if replaced:
+        own_manifest(folder)
+        if bucket is not None:
+            bucket.claim()
+        with refusals_of(folder):
+            Work(folder / WORK, bucket=bucket).clear()
+            for name in FILES:
+                (folder / name).unlink(missing_ok=True)
+                if bucket is not None:
+                    bucket.remove(folder / name)
+    run = RunFolder(folder, identity, inode(folder), bucket) if replaced else RunFolder.open(folder, identity, bucket)
+    if run.found:
+        say(console, run.found)
+    if run.complete:
+        gone = damaged(folder)
+        if not gone:
+            return None
+        verb = "is" if len(gone) == 1 else "are"
+        say(console, f"{', '.join(gone)} in {folder} {verb} missing or changed; the run is made again.", "yellow")
+    with refusals_of(folder):
+        for place in (folder, folder / WORK):
+            remove_unfinished(place)
+    if bucket is not None:
+        bucket.claim()
+    return run
+
+
+def finished(manifest: dict[str, Any], sums: dict[str, str]) -> dict[str, Any]:
+    """The manifest of a complete run."""
+    kept = {k: v for k, v in manifest.items() if k != "stage"}
+    return {**kept, "status": "complete", "outputs": sums}
+
+
+def damaged(folder: Path) -> list[str]:
+    """Files of a complete run that are gone, or do not have the checksum in its manifest; a manifest without any."""
+    manifest = read_manifest(folder)
+    outputs, models = manifest.get("outputs"), manifest.get("sha256")
+    if not isinstance(outputs, dict) or not isinstance(models, dict):
+        return ["manifest.json"]
+    sums = {**outputs, **models}
+    return [n for n, wanted in sums.items() if not (folder / n).is_file() or sha256_file(folder / n) != wanted]

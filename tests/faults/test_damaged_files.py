@@ -13,7 +13,7 @@ from krepes import comparison, gate
 from krepes.cli import app
 from krepes.encoders import MLP
 from krepes.errors import RunFolderError
-from krepes.run import damaged
+from krepes.run_folder import damaged
 from krepes.stored import StoredRun
 
 FILES = ("model.safetensors", "landmarks.parquet", "influence.parquet", "points.parquet", "trust.json",

@@ -16,7 +16,7 @@ from krepes import run as run_module
 from krepes.errors import RunFolderError
 from krepes.features import FeatureStore
 from krepes.pretrain.checkpoint import load_checkpoint, save_checkpoint
-from krepes.run import damaged
+from krepes.run_folder import damaged
 
 
 def whole(run: Path) -> bool:
