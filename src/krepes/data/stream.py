@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,10 +70,12 @@ def subset(source: Source, views: Views, chosen: np.ndarray) -> tuple[Subset, Su
 
 
 def shards(n: int) -> list[range]:
-    """Contiguous parts of the samples, whole view blocks each; they depend on n alone."""
+    """Contiguous parts of the samples, whole view blocks each and as equal as these allow; they depend on n alone."""
     size = min(max(SMALLEST_SHARD, -(-n // SHARDS)), LARGEST_SHARD)
     size += -size % VIEW_BLOCK
-    return [range(start, min(start + size, n)) for start in range(0, n, size)]
+    count, whole = -(-n // size), -(-n // VIEW_BLOCK)
+    ends = [min(whole * i // count * VIEW_BLOCK, n) for i in range(count + 1)]
+    return [range(start, stop) for start, stop in pairwise(ends)]
 
 
 def blocks(part: range, size: int) -> Iterator[range]:
