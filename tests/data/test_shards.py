@@ -1,5 +1,7 @@
 """Shards cover the samples in whole view blocks, and no worker has much more of them than another."""
 
+import itertools
+
 import pytest
 
 from krepes.data.stream import LARGEST_SHARD, SMALLEST_SHARD, VIEW_BLOCK, shards
@@ -9,7 +11,7 @@ from krepes.data.stream import LARGEST_SHARD, SMALLEST_SHARD, VIEW_BLOCK, shards
 def test_shards_cover_the_samples_as_equally_as_view_blocks_allow(n):
     parts = shards(n)
     assert (parts[0].start, parts[-1].stop) == (0, n)
-    assert all(one.stop == next_.start for one, next_ in zip(parts, parts[1:], strict=False))
+    assert all(one.stop == next_.start for one, next_ in itertools.pairwise(parts))
     assert all(part.start % VIEW_BLOCK == 0 for part in parts)
     sizes = [len(part) for part in parts]
     assert 0 < max(sizes) <= LARGEST_SHARD
