@@ -10,6 +10,7 @@ PyTorch Distributed carries the sums; torchrun starts the processes, and starts 
 
 import io
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -34,6 +35,9 @@ PATIENCE = timedelta(days=7)  # of a sum: one worker may have a shard to compute
 GRACE = 15.0  # seconds that a worker waits for the others to meet the same error
 LOOK = 0.5  # seconds between two looks at whether another worker has stopped
 GONE = 20.0  # seconds that a sum waits for a worker that has left
+BEAT = 5.0  # seconds between two signs of life of a worker
+SILENT = 300.0  # seconds without one, after which it counts as lost; long, as some calls hold Python's lock
+PARTING = 5.0  # seconds that connections are given to close
 FAILED = "failed"
 SIGNAL = "signal "  # how the word of a worker begins that a signal stopped
 
@@ -228,6 +232,37 @@ class Workers:
             word = self.store.get(FAILED).decode()
             raise Interrupted(word.removeprefix(SIGNAL)) if word.startswith(SIGNAL) else WorkerError(word)
 
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Inside, a thread gives signs of life, and looks for those of the next worker: a ring that has no end."""
+        if self.size == 1:
+            yield
+            return
+        done = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(done,), daemon=True, name="krepes-signs-of-life")
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join(BEAT)
+
+    def _beat(self, done: threading.Event) -> None:
+        other = (self.rank + 1) % self.size
+        beats, seen, silent, looked = 0, b"", 0.0, time.monotonic()
+        with suppress(RuntimeError):  # the store's host may be gone: a sum says so
+            while not done.wait(BEAT if beats else 0):
+                beats += 1
+                self.store.set(f"beat/{self.rank}", str(beats))
+                found = self.store.get(f"beat/{other}") if self.store.check([f"beat/{other}"]) else b""
+                now = time.monotonic()
+                # of a time in which this process was stopped itself, no more than a beat counts
+                silent = 0.0 if found != seen else silent + min(now - looked, 2 * BEAT)
+                seen, looked = found, now
+                if silent > SILENT and not self.store.check([f"left/{other}"]) and not self.store.check([FAILED]):
+                    self.store.set(FAILED, f"worker {other} was lost: no sign of life for {silent:.0f} s")
+                    return
+
     def _wait(self, begin: Callable[[], Any]) -> None:
         try:
             work, looked, left = begin(), time.monotonic(), None
@@ -312,11 +347,15 @@ def started() -> Iterator[Workers]:
     dist.init_process_group(backend, store=sums, rank=rank, world_size=size, timeout=PATIENCE)
     _current = Workers(rank, size, words)
     try:
-        yield _current
-        _current.leave()
+        with _current.alive():
+            yield _current
+            _current.leave()
     except BaseException as error:
         _current.fail(error)
         raise
     finally:
         _current = ALONE
-        dist.destroy_process_group()
+        # it waits for what is under way: in a sum with a lost worker, for ever
+        parting = threading.Thread(target=dist.destroy_process_group, daemon=True)
+        parting.start()
+        parting.join(PARTING)

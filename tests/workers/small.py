@@ -1,17 +1,22 @@
 """What one worker does wrong, and what the others make of it: small.py MODE."""
 
+import os
 import resource
+import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
 
 from krepes import Auditor, BarlowTwins
+from krepes import workers as module
 from krepes.encoders import MLP
 from krepes.errors import DataError, NonFiniteError
 from krepes.workers import started
 
 if __name__ == "__main__":
+    module.BEAT, module.SILENT = 0.3, 2.0
     with started() as workers:
         if sys.argv[1] == "stops":
             if workers.rank == 1:
@@ -28,6 +33,16 @@ if __name__ == "__main__":
             found = workers.map([1, 2, 3], lambda i: i + workers.rank * 0)
             assert found == [1, 2, 3]
             assert workers.all(workers.rank) == [0, 1]
+            print("went on")
+        elif sys.argv[1] == "vanishes":
+            workers.add(torch.zeros(3))
+            if workers.rank == 1:  # its connections stay open, as those of a machine without power
+                os.kill(os.getpid(), signal.SIGSTOP)
+            workers.add(torch.zeros(3))
+        elif sys.argv[1] == "long":  # longer than the others are waited for in silence, and alive
+            if workers.rank == 1:
+                time.sleep(3 * module.SILENT)
+            workers.add(torch.zeros(3))
             print("went on")
         elif sys.argv[1] == "memory":
             if workers.rank == 1:

@@ -56,6 +56,18 @@ def test_an_error_before_a_sum_is_everyones():
     assert all(f"met by {rank}: sample 7 is not finite" in said for rank in (0, 1))
 
 
+def test_one_that_vanishes_with_open_connections_is_missed():
+    code, said, _ = small("vanishes")  # torchrun itself waits 30 s before it kills the stopped process
+    assert code != 0
+    assert "worker 1 was lost: no sign of life for" in said
+
+
+def test_one_that_computes_for_long_is_waited_for():
+    code, said, _ = small("long")
+    assert code == 0, said
+    assert said.count("went on") == 2
+
+
 def test_a_lack_of_memory_of_one_stops_all_and_says_where():
     code, said, seconds = small("memory")
     assert code != 0
