@@ -29,20 +29,32 @@ STAMP = (
     "size", "ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest", "crc32c", "generation", "mtime",
     "LastModified", "last_modified", "Last-Modified", "created", "updated", "modify", "modified", "blob_id", "sha",
 )  # fmt: skip
-SECRET = re.compile(r"([^&=?]*(?:sig|token|key|secret|pass|credential|auth)[^&=]*=)[^&#]*", re.IGNORECASE)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# names of parameters whose values are secrets, and values that are not: variables of the environment
+SECRET = re.compile(
+    r"((?:^|[&?;#])(?:[^&=#]*[-_.])?(?:sig|signature|\w*token|\w*key|keyid|\w*secret|passw?o?r?d?|pwd|credentials?|auth"
+    r"|authorization|jwt|hmac|sas|code)=)(?!\$\{\w+\}(?:[&#]|$))[^&#]*",
+    re.IGNORECASE,
+)
+VARIABLE = re.compile(r"\$\{\w+\}")
+URL = r"[A-Za-z][A-Za-z0-9+.-]+://"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 WRITER = ".writer"  # an object that names the process which writes a run: the last one to begin
 
 
 def is_url(name: str | Path) -> bool:
     """Whether a name is a URL with a protocol, and no path."""
-    return isinstance(name, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) is not None
+    return isinstance(name, str) and re.match(URL, name) is not None
 
 
 def without_secrets(value: Any) -> Any:
-    """Text, or lists and mappings of it, with passwords and signatures in URLs left out, to be shown and kept."""
+    """Text, or lists and mappings of it, with passwords and signatures in URLs left out, to be shown and kept.
+
+    Variables of the environment, ${NAME}, stay: they are what may be kept instead.
+    """
     if isinstance(value, str):
-        return re.sub(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+", lambda url: _shown(url[0]), value)
+        if is_url(value):
+            return "::".join(_shown(part) if "://" in part else part for part in value.split("::"))
+        return re.sub(rf"{URL}[^\s'\"<>]+", lambda url: without_secrets(url[0]), value)
     if isinstance(value, dict):
         return {k: without_secrets(v) for k, v in value.items()}
     return [without_secrets(v) for v in value] if isinstance(value, list) else value
@@ -50,14 +62,18 @@ def without_secrets(value: Any) -> Any:
 
 def _shown(url: str) -> str:
     """scheme://user:…@host/path?signature=…"""
-    before, mark, query = url.partition("?")
-    scheme, _, rest = before.partition("://")
-    host, slash, path = rest.partition("/")
+    scheme, _, rest = url.partition("://")
+    end = min((rest.find(c) for c in "?#" if c in rest), default=len(rest))
+    before, query = rest[:end], rest[end:]
+    host, slash, path = before.partition("/")
     person, at, host = host.rpartition("@")
-    if ":" in person:
-        person = person.partition(":")[0] + ":…"
+    user, colon, password = person.partition(":")
+    if colon and not VARIABLE.fullmatch(password):
+        person = f"{user}:…"
+    elif not colon and scheme.lower() in ("http", "https") and person and not VARIABLE.fullmatch(person):
+        person = "…"  # a token
     kept = SECRET.sub(r"\1…", query)
-    return f"{scheme}://{person}{at}{host}{slash}{path}{mark}{kept}"
+    return f"{scheme}://{person}{at}{host}{slash}{path}{kept}"
 
 
 def fetched(url: str, wanted: Callable[[str], bool] = lambda name: True) -> Path:
@@ -168,7 +184,7 @@ def _refusals(url: str, verb: str, kind: type[DataError] | type[RunFolderError])
         raise kind(f"cannot {verb} {url}: there is no such file or folder ({said})") from error
     except Exception as error:
         said = f"{type(error).__name__}: {without_secrets(str(error))}"
-        if isinstance(error, OSError) and error.errno in FULL:
+        if verb == "read" and isinstance(error, OSError) and error.errno in FULL:
             raise kind(
                 f"cannot keep {url} in {cache_folder()}: {said}. Free space there, or name another folder with "
                 "KREPES_CACHE."

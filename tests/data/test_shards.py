@@ -17,3 +17,7 @@ def test_shards_cover_the_samples_as_equally_as_view_blocks_allow(n):
     assert 0 < max(sizes) <= LARGEST_SHARD
     assert max(sizes) - min(sizes) < 2 * VIEW_BLOCK
     assert len(parts) <= max(1, -(-n // SMALLEST_SHARD))
+
+
+def test_no_sample_has_no_shard():
+    assert shards(0) == []

@@ -25,8 +25,8 @@ def gradients() -> GradientMap:
 @pytest.fixture
 def folds(monkeypatch) -> Iterator[int]:
     monkeypatch.setattr(ntk, "SEARCH_NUMBERS", 1)
-    monkeypatch.setattr(ntk, "FOLDED", 1024)
-    return 1024
+    monkeypatch.setattr(ntk, "FOLDED", 301)
+    return 301
 
 
 def pool() -> torch.Tensor:
@@ -49,24 +49,25 @@ def test_folding_keeps_squared_distances(gradients, folds):
     ratio = found[other] / exact[other]
     spread = (2 / folds) ** 0.5
     assert abs(ratio.mean() - 1) < spread / 2
-    assert 0 < ratio.std() < 2 * spread  # it was folded, and no worse than its number says
+    assert spread / 8 < ratio.std() < 2 * spread  # it was folded, and no worse than its number says
     assert found[77, 5] <= 1e-5 * exact.max()
 
 
 def test_folding_forms_the_pools_gradients_once(gradients, folds, monkeypatch):
     seen, plain = [], GradientMap.__call__
     monkeypatch.setattr(GradientMap, "__call__", lambda self, batch: (seen.append(len(batch)), plain(self, batch))[1])
-    columns = searched(gradients)
+    limit = 4 * POOL * 3 * folds  # too little for what was not folded
+    assert limit < 4 * POOL * gradients.features_per_sample()
+    columns = searched(gradients, limit=limit)
     first = sum(seen)
     assert first <= POOL + 1 + POOL // 2  # the pool, one sample to count its numbers, the centring's reference
     columns.columns(torch.arange(30))
     assert sum(seen) == first + 30
 
 
-@pytest.mark.parametrize("limit", [0, 2**40])
-def test_landmarks_do_not_depend_on_memory(gradients, folds, limit):
+def test_landmarks_do_not_depend_on_memory(gradients, folds):
     chosen = [choose(KMeansPlusPlus(), c, 12, torch.Generator().manual_seed(3)).tolist()
-              for c in (searched(gradients), searched(gradients, limit=limit))]  # fmt: skip
+              for c in (searched(gradients), searched(gradients, limit=0))]  # fmt: skip
     assert chosen[0] == chosen[1]
     assert not {5, 77} <= set(chosen[0])  # a duplicate of a landmark has no distance
 

@@ -82,6 +82,10 @@ def test_names_that_leave_the_folder_are_refused(store, monkeypatch):
     [("https://h/a.npy?X-Amz-Credential=AK%2F1&x=1&X-Amz-Signature=ab", "https://h/a.npy?X-Amz-Credential=…&x=1&X-Amz-Signature=…"),
      ("abfs://c/x?se=2026&sig=a%2Bb", "abfs://c/x?se=2026&sig=…"), ("https://h/a?access_token=t", "https://h/a?access_token=…"),
      ("sftp://me:word@host:22/x", "sftp://me:…@host:22/x"), ("sftp://me@host/x", "sftp://me@host/x"),
+     ("zip://a.csv::https://me:word@h/x.zip", "zip://a.csv::https://me:…@h/x.zip"),
+     ("https://ghp_a1@host/x", "https://…@host/x"), ("https://h/a?pwd=1#access_token=q", "https://h/a?pwd=…#access_token=…"),
+     ("https://h/a?design=a&author=b&keyword=c", "https://h/a?design=a&author=b&keyword=c"),
+     ("https://h/a?token=${TOKEN}", "https://h/a?token=${TOKEN}"), ("sftp://me:${PW}@h/x", "sftp://me:${PW}@h/x"),
      ("s3://bucket/token=1/a.csv", "s3://bucket/token=1/a.csv"), ("a token=5 in words", "a token=5 in words")],
 )  # fmt: skip
 def test_passwords_and_signatures_are_not_shown(url, shown):

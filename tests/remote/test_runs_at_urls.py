@@ -77,6 +77,22 @@ def test_a_signature_is_not_kept(store, config):
     assert manifest(store)["config"]["data"]["array"] == "objects://bucket/x.npy?sig=…"
 
 
+def test_a_run_whose_secret_is_in_the_environment_is_loaded_again(store, config, monkeypatch):
+    monkeypatch.setenv("TOKEN", "secret")
+    put("objects://bucket/w.safetensors?token=secret", store.store["/bucket/w.safetensors"].getvalue())
+    result = command("audit", config, "--set", "encoder.weights=objects://bucket/w.safetensors?token=${TOKEN}")
+    assert result.exit_code == 0, result.output
+    assert manifest(store)["encoder"]["weights"].endswith("?token=${TOKEN}")
+    assert krepes.load(RUN).influence(torch.zeros(1, 6)).shape == (1, 20)
+
+
+def test_a_mistaken_setting_shows_no_secret(store, config):
+    result = command("audit", config, "--set", "data.arrya=https://h/a.npy?sig=secret")
+    assert result.exit_code == 1
+    assert "arrya" in result.output
+    assert "secret" not in result.output
+
+
 def test_a_complete_run_is_not_made_again(store, config, cache):
     assert command("audit", config).exit_code == 0
     shutil.rmtree(cache)  # as on another machine

@@ -38,8 +38,10 @@ def progress(console: Console, quiet: bool):
 
 def _aloud(message: str, style: str) -> None:
     """A message on standard error; names of the data stand in it, and may hold anything."""
+    from krepes.remote import without_secrets
+
     Console(stderr=True, emoji=False).print(
-        visible(message, keep="\n"), style=style, soft_wrap=True, markup=False, highlight=False
+        visible(without_secrets(message), keep="\n"), style=style, soft_wrap=True, markup=False, highlight=False
     )
 
 

@@ -20,11 +20,11 @@ def serve(
     """Show a run as a local web app: the map, explanations, concepts, counterfactuals."""
     with errors_in_words():
         from krepes.app.server import serve as served
-        from krepes.remote import local_run
+        from krepes.remote import local_run, without_secrets
         from krepes.terminal import say
 
         def told(link: str) -> None:
-            say(terminal(), f"{run} is shown at {link} (the link is the key to it; Ctrl-C ends)")
+            say(terminal(), f"{without_secrets(run)} is shown at {link} (the link is the key to it; Ctrl-C ends)")
 
         with suppress(KeyboardInterrupt):  # how it ends
             served(local_run(run), None if compare is None else local_run(compare), port, open_, told, trust_run)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from krepes.encoders.recipe_file import MarkedLoader, Places, place_of, read_marked
 from krepes.errors import ConfigError, DataError
-from krepes.remote import fetched, is_url
+from krepes.remote import fetched, is_url, without_secrets
 
 
 class Section(BaseModel):
@@ -87,7 +87,7 @@ def naming_the_line(path: Path, overrides: Sequence[str]) -> Iterator[None]:
 
 def in_words(error: Any) -> str:
     """One of pydantic's errors: the key, what is wrong, what was found."""
-    return f"{'.'.join(map(str, error['loc']))}: {error['msg']} (found {error['input']!r})"
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']} (found {without_secrets(error['input'])!r})"
 
 
 def load_yaml(text: str) -> Any:
@@ -111,8 +111,8 @@ def resolve(text: str, folder: Path) -> Path:
         value = os.environ.get(match[1])
         if value is None:
             raise ConfigError(
-                f"the path {text} needs the environment variable {match[1]}, which is not set; point it at the folder "
-                "that holds the data"
+                f"the path {without_secrets(text)} needs the environment variable {match[1]}, which is not set; point "
+                "it at the folder that holds the data"
             )
         return value
 

@@ -148,6 +148,8 @@ class ArrayImages:
             for part in joined(self.ids):
                 digest.update(part)
             for start in range(0, len(self), 1024):
+                if self._mapped is not None:
+                    self._mapped.check()
                 digest.update(np.ascontiguousarray(self._array[start : start + 1024]).data)
             self._fingerprint = digest.hexdigest()
         return self._fingerprint

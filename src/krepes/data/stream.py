@@ -73,9 +73,9 @@ def shards(n: int) -> list[range]:
     """Contiguous parts of the samples, whole view blocks each and as equal as these allow; they depend on n alone."""
     size = min(max(SMALLEST_SHARD, -(-n // SHARDS)), LARGEST_SHARD)
     size += -size % VIEW_BLOCK
-    count, whole = -(-n // size), -(-n // VIEW_BLOCK)
+    count, whole = max(1, -(-n // size)), -(-n // VIEW_BLOCK)
     ends = [min(whole * i // count * VIEW_BLOCK, n) for i in range(count + 1)]
-    return [range(start, stop) for start, stop in pairwise(ends)]
+    return [range(start, stop) for start, stop in pairwise(ends) if stop > start]
 
 
 def blocks(part: range, size: int) -> Iterator[range]:

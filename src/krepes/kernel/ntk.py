@@ -20,7 +20,9 @@ from krepes.workers import current
 TILE_NUMBERS = 26 * 2**20
 KEEP_NUMBERS = 256 * 2**20
 SEARCH_NUMBERS = 2**29  # of a pool's gradient features (2 GiB in float32); a search takes more of them folded
-FOLDED = 8192  # numbers onto which it folds a sample's, at least: an entry's error is about 1/√FOLDED of the norms
+# numbers onto which it folds a sample's, at least: an entry's error is about 1/√FOLDED of the norms. Odd: widths of
+# layers are even, and entries of one input would meet in few places
+FOLDED = 8191
 ROWS = 512  # samples per tile at most: larger ones leave the caches without saving work
 SPREAD = 8  # directions of whose kernels a sketch's error is told, at least
 PROBE = 64  # landmarks among which a projection's or a lower precision's error is measured
@@ -235,7 +237,7 @@ class KernelColumns:
 
     Centring uses the mean over a seeded subset of the pool, since the landmarks are not known yet. Explicit gradients
     of a pool that has more than `SEARCH_NUMBERS` are folded onto few numbers with random signs, which keeps distances
-    without bias, so that one pass over the pool is enough.
+    without bias; where these fit, one pass over the pool is enough.
 
     Attributes:
         limit: bytes up to which the pool's gradient features are kept; beyond, they are computed whenever needed.
@@ -254,7 +256,7 @@ class KernelColumns:
         per_sample, workers = max(1, self.gradients.features_per_sample()), current()
         self._tile = self.tile or max(1, min(ROWS, TILE_NUMBERS // per_sample))
         # of the pool alone: the same for any number of workers and any memory
-        self._onto = max(FOLDED, len(self.pool) // 5) if per_sample * len(self.pool) > SEARCH_NUMBERS else None
+        self._onto = max(FOLDED, len(self.pool) // 5 | 1) if per_sample * len(self.pool) > SEARCH_NUMBERS else None
         encoder = self.gradients.encoder
         self._projections = Projections(self.settings.seed, encoder.device, encoder.dtype)
         bounds = [len(self.pool) * k // workers.size for k in (workers.rank, workers.rank + 1)]

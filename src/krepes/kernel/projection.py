@@ -44,8 +44,10 @@ class Projections:
         """Values (..., numel) on k numbers: entry j goes to j mod k with a random sign, which depends on the key."""
         if key not in self._drawn:
             self._drawn[key] = self._random(key, values.shape[-1]).to(self._device, torch.int8)
-        signed = values * self._drawn[key]
-        return F.pad(signed, (0, -signed.shape[-1] % k)).unflatten(-1, (-1, k)).sum(-2)
+        total = values.new_zeros(*values.shape[:-1], k)
+        for part, signs in zip(values.split(k, -1), self._drawn[key].split(k), strict=True):
+            total[..., : part.shape[-1]] += part * signs  # a part at a time: all of it would be held twice more
+        return total
 
     def outer(self, piece: Piece, a: Tensor, g: Tensor, samples: int) -> Tensor:
         """Σ_t (P_g g_t)(P_a a_t)ᵀ for the weight, and the bias's gradient projected like g: (B, q, k_out·k_in).
