@@ -52,8 +52,8 @@ paper's, stands in [defaults.md](defaults.md).
   Kendall's rank correlation of the probability that both give the true class, over test samples. Of *f*, the
   representation after the step, and of the *network in the kernel*: its outputs as the landmarks' kernel gives them by
   least squares over training samples. The paper's stand beside the latter; it does not say which it means. Probes see
-  half of the test samples, 2,000 labels on tables; *wide* ones 20,000 training labels, where that many are. **noise**: τ of
-  two probes on the network alone, each on half of these labels: what no kernel can exceed by much.
+  half of the test samples, 2,000 labels on tables; *wide* ones 20,000 training labels, where that many are.
+  **noise**: τ of two probes on the network alone, each on half of these labels: what no kernel can exceed by much.
 * **drop**: k-NN (k = 50) confidence over the landmarks in the kernel's representation, before and after ten landmarks
   are removed: by influence, by signed contribution, by influence toward the predicted class, and ten random ones (mean
   of 20 draws). Ten of m landmarks at random can cost 10/m at most.
