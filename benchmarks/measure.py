@@ -61,7 +61,10 @@ def _cpuinfo() -> dict[str, str]:
 def command_line(argv: Sequence[str] | None = None) -> str:
     """The command as a reader would type it; of absolute paths only the last part is kept."""
     words = list(sys.argv if argv is None else argv)
-    shown = [f"benchmarks/{Path(words[0]).name}"]
+    script = Path(words[0])
+    inside = script.parent.name == "paper"  # modules of the package, started from the folder benchmarks
+    name = "paper" if script.stem == "__main__" else f"paper.{script.stem}"
+    shown = [f"-m {name}" if inside else f"benchmarks/{script.name}"]
     shown += [f"…/{Path(w).name}" if w.startswith("/") else w for w in words[1:]]
     threads = os.environ.get("OMP_NUM_THREADS")
     return (f"OMP_NUM_THREADS={threads} " if threads else "") + "python " + " ".join(shown)
