@@ -28,6 +28,7 @@ import measure
 import numpy as np
 import retraining
 import torch
+from landmark_views import with_views
 from retraining import CASES, OBJECTIVES, Case, audited, cached, invariance
 from scipy.stats import rankdata
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ from krepes import NTK, Auditor, Newton
 TARGETS = ("own embedding", "centred embedding")
 TEST, HALVES, LANDMARKS = 100, 40, 200
 AUDIT, BOOTSTRAP, DRAWS, VIEW_DRAWS = 0, 0, 2000, 8
+TRAK_DIMENSIONS = (128, 512)
 COSINE = "representation cosine, centred"
 ALL = "all samples as landmarks"
 CONTRIBUTION, ATTRIBUTION = f"signed contribution, {ALL}", f"attribution at the encoder, {LANDMARKS} landmarks"
@@ -99,9 +101,10 @@ def simple_scores(network: nn.Module, objective: Any, case: Case, test: int) -> 
     found["gradient product (TracIn)"] = gradient_products(network, objective, case, test)
     from paper.baselines import trak
 
-    with tempfile.TemporaryDirectory() as folder:
-        scores = trak(network, x, case.training, folder)
-    return found if scores is None else found | {"TRAK": scores}
+    for dimensions in TRAK_DIMENSIONS:
+        if (scores := trak(network, x, case.training, dimensions)) is not None:
+            found[f"TRAK, {dimensions} dimensions"] = scores
+    return found
 
 
 def gradient_products(network: nn.Module, objective: Any, case: Case, test: int) -> Tensor:
@@ -145,11 +148,13 @@ def with_few_landmarks(network: nn.Module, objective: Any, case: Case, test: int
         )
         for name, s in found.items()
     }
-    return found | {
+    found |= {
         ATTRIBUTION: auditor.attribute(x),
         f"the same, λ = 1, {LANDMARKS} landmarks": auditor.attribute(x, damping=1.0),
         f"attribution at the step, {LANDMARKS} landmarks": auditor.attribute(x, at="step"),
     }
+    viewed = with_views(auditor, case.views, 3)
+    return found | {f"attribution at the encoder, {LANDMARKS} landmarks and two views of each": viewed.attribute(x)}
 
 
 # The datamodelling score ---------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
     cd benchmarks && OMP_NUM_THREADS=1 python -m paper adult [--seeds 0,1,2] [--objectives …] [--work FOLDER] [--quick]
 
-Every finished encoder is kept in results/paper-NAME.json, so that a stopped measurement goes on; --fresh forgets them.
+Every finished encoder is kept in results/paper-NAME.json, so that a stopped measurement goes on; --fresh forgets them,
+--baselines measures the other methods of kept ones again.
 docs/results.md is written from these files by `python -m paper.results`.
 """
 
@@ -13,7 +14,7 @@ import measure
 import torch
 
 from paper.cases import CASES, OBJECTIVES, arguments, load, work_folder
-from paper.measured import measured
+from paper.measured import measured, others_alone
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--objectives", default=",".join(OBJECTIVES))
     parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--baselines", action="store_true", help="of the kept runs, precision@1 of other methods anew")
     args = parser.parse_args()
     torch.set_num_threads(1)
     facts, name, work = measure.machine_facts(), f"paper-{args.case}", work_folder(args)
@@ -32,11 +34,14 @@ def main() -> None:
     seeds = [0] if args.quick else [int(s) for s in args.seeds.split(",")]
     for seed in seeds:
         for objective in args.objectives.split(","):
-            if (key := f"{objective}-{seed}") in runs:
+            if ((key := f"{objective}-{seed}") in runs) != args.baselines:
                 continue
             started = time.perf_counter()
-            runs[key] = {"code": measure.code_fingerprint(), "command": measure.command_line(),
-                         **measured(case, objective, seed, work)}  # fmt: skip
+            if args.baselines:
+                runs[key]["precision@1 of others"] = others_alone(case, objective, seed, work)
+            else:
+                runs[key] = {"code": measure.code_fingerprint(), "command": measure.command_line(),
+                             **measured(case, objective, seed, work)}  # fmt: skip
             print(f"{args.case}, {key}: {time.perf_counter() - started:.0f} s", flush=True)
             content = {"title": case.title, "note": case.note, "views": repr(case.views), "kernel": repr(case.kernel),
                        "landmarks": case.landmarks, "training": case.settings.model_dump(),

@@ -4,13 +4,14 @@ SimplEx (Crabbé et al. 2021) and DkNN (Papernot and McDaniel 2018) are computed
 (Park et al. 2023) is the traker package where it is installed, on the scalar (1/√d) Σ_c f_c, since it needs one.
 """
 
+import tempfile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-STEPS, PROJECTED = 300, 512
+STEPS, BATCH = 300, 1024
 
 
 def simplex(z: Tensor, corpus: Tensor, steps: int = STEPS) -> Tensor:
@@ -60,8 +61,11 @@ def activations(network: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def trak(network: nn.Module, x: Tensor, corpus: Tensor, folder: Any) -> Tensor | None:
-    """Scores (t, m) of one checkpoint projected to 512 dimensions; None where traker is not installed."""
+def trak(network: nn.Module, x: Tensor, training: Tensor, dimensions: int) -> Tensor | None:
+    """Scores (t, n) of one checkpoint, its gradients projected to `dimensions`; None where traker is not installed.
+
+    The second moment of the projected gradients over the training samples is inverted: n is several times `dimensions`.
+    """
     try:
         from trak import TRAKer
         from trak.modelout_functions import AbstractModelOutput
@@ -85,15 +89,16 @@ def trak(network: nn.Module, x: Tensor, corpus: Tensor, folder: Any) -> Tensor |
             return torch.ones(len(batch[0]), 1)
 
     size = sum(p.numel() for p in network.parameters())
-    projector = BasicProjector(grad_dim=size, proj_dim=PROJECTED, seed=0, proj_type=ProjectionType.rademacher,
+    projector = BasicProjector(grad_dim=size, proj_dim=dimensions, seed=0, proj_type=ProjectionType.rademacher,
                                device=torch.device("cpu"))  # fmt: skip
-    tracker = TRAKer(model=network, task=Pseudo(), train_set_size=len(corpus), save_dir=str(folder), device="cpu",
-                     projector=projector, proj_dim=PROJECTED, use_half_precision=False)  # fmt: skip
-    tracker.load_checkpoint(network.state_dict(), model_id=0)
-    for part in corpus.split(256):
-        tracker.featurize(batch=[part, torch.zeros(len(part))], num_samples=len(part))
-    tracker.finalize_features()
-    tracker.start_scoring_checkpoint("test", network.state_dict(), model_id=0, num_targets=len(x))
-    for part in x.split(256):
-        tracker.score(batch=[part, torch.zeros(len(part))], num_samples=len(part))
-    return torch.as_tensor(tracker.finalize_scores("test")).T.float()
+    with tempfile.TemporaryDirectory() as folder:
+        tracker = TRAKer(model=network, task=Pseudo(), train_set_size=len(training), save_dir=folder, device="cpu",
+                         projector=projector, proj_dim=dimensions, use_half_precision=False)  # fmt: skip
+        tracker.load_checkpoint(network.state_dict(), model_id=0)
+        for part in training.split(BATCH):
+            tracker.featurize(batch=[part, torch.zeros(len(part))], num_samples=len(part))
+        tracker.finalize_features()
+        tracker.start_scoring_checkpoint("test", network.state_dict(), model_id=0, num_targets=len(x))
+        for part in x.split(BATCH):
+            tracker.score(batch=[part, torch.zeros(len(part))], num_samples=len(part))
+        return torch.as_tensor(tracker.finalize_scores("test")).T.float().clone()

@@ -3,7 +3,8 @@
     cd benchmarks && OMP_NUM_THREADS=1 python -m paper.factorial [--cases adult,covtype] [--work FOLDER] [--quick]
 
 Encoders are those of `python -m paper CASE`, seed 0, from benchmarks/checkpoints or --work. Audits see 8,000 seeded
-training samples; labels come in for the figures alone. LDS is measured by lds.py, on networks that can be retrained.
+training samples (MNIST: 2,000); labels come in for the figures alone. LDS is measured by lds.py, on networks that can
+be retrained.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any
 import measure
 import numpy as np
 import torch
+from landmark_views import with_views
 
 from krepes import NTK, Auditor, Newton
 from krepes.data.source import Subset
@@ -24,7 +26,8 @@ from krepes.landmarks import KMeansPlusPlus, LeverageScores, RPCholesky, Uniform
 from paper.cases import OBJECTIVES, SPLIT, Case, load
 from paper.measured import encoder
 
-SAMPLES, TESTS = 8_000, 4_000
+SAMPLES = {"adult": 8_000, "covtype": 8_000, "mnist": 2_000}  # of training, seeded
+TESTS = 4_000  # at most; MNIST: 2,000
 FIGURES = {
     "τ": "Kendall τ", "gap": "accuracy gap", "R²": "R² of aligned representations",
     "P@1 influence": "precision@1, influence", "P@1 contribution": "precision@1, contribution",
@@ -47,6 +50,7 @@ ALONE = [
     *(DEFAULT | {"m": m} for m in (100, 200, 1000)),
     *(DEFAULT | {"sampler": s} for s in SAMPLERS if s != DEFAULT["sampler"]),
     *(DEFAULT | {"variant": v} for v in ("pseudo", "sketch 32")),
+    *(DEFAULT | {"views per landmark": v} for v in (2, 3)),
 ]
 
 
@@ -82,7 +86,7 @@ def main() -> None:
 
 def audited(case: Case, objective: str, network: torch.nn.Module, setting: dict[str, Any]) -> dict[str, Any]:
     """The figures of one audit."""
-    chosen = np.sort(np.random.default_rng(SPLIT + 1).permutation(len(case.training))[:SAMPLES])
+    chosen = np.sort(np.random.default_rng(SPLIT + 1).permutation(len(case.training))[: SAMPLES[case.name]])
     variant, _, q = setting["variant"].partition(" ")
     kernel = NTK(variant, **({"sketch": int(q)} if q else {}), **KERNELS[setting["kernel"]])
     newton = Newton(ridge=setting["ridge"], damping=setting["damping"])
@@ -91,6 +95,7 @@ def audited(case: Case, objective: str, network: torch.nn.Module, setting: dict[
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         auditor.fit(Subset(case.training, chosen), case.views)
+        auditor = with_views(auditor, case.views, setting.get("views per landmark", 1))
         landmarks = case.labels[chosen][np.asarray(auditor.fit_.indices)]
         table = auditor.evaluate(case.test, case.test_labels, landmarks).set_index("figure")["value"]
     found = {short: float(table[name]) for short, name in FIGURES.items() if name in table}

@@ -1,7 +1,6 @@
 """One encoder: train it, audit it, and every figure of the paper's tables that its labels allow."""
 
 import hashlib
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -16,14 +15,18 @@ from torch import nn
 from krepes import Auditor, Newton
 from krepes.audit.evaluation import kendall, probe
 from krepes.data.source import Source
-from krepes.data.stream import blocks, read
+from krepes.data.stream import blocks, probe_of, read
+from krepes.kernel.ntk import gradient_map
+from krepes.pipeline import kept_landmarks, planned_memory
 from krepes.pretrain import train
+from krepes.work import Work
 from paper import baselines
 from paper.cases import OBJECTIVES, SPLIT, Case
 
 KEPT = Path(__file__).parents[1] / "checkpoints"
 LARGEST = 5 * 10**6  # bytes of a checkpoint that is kept
 BASELINE_TESTS = 1000
+TRAK_TRAINING, TRAK_DIMENSIONS = 4096, 512
 PROBED = 20_000  # labels of training samples
 
 
@@ -72,7 +75,7 @@ def measured(case: Case, objective: str, seed: int, work: Path) -> dict[str, Any
     outcome = auditor.outcome_
     found = {
         "objective": objective, "seed": seed, "figures": figures,
-        "precision@1 of others": others(auditor, network, case, of_landmarks),
+        "precision@1 of others": others(network, case, list(auditor.fit_.indices)),
         "probes on training samples": wide_probes(auditor, network, case),
         "spectral entropy": auditor.spectral_entropy_, "rank": auditor.fit_.nystrom.rank,
         "relative damping": outcome.relative_damping, "gain ratio": outcome.gain_ratio,
@@ -84,18 +87,32 @@ def measured(case: Case, objective: str, seed: int, work: Path) -> dict[str, Any
     return found
 
 
-def others(auditor: Auditor, network: nn.Module, case: Case, of_landmarks: np.ndarray) -> dict[str, float]:
-    """Precision@1 of methods that are not krepes', on the first test samples."""
+def others(network: nn.Module, case: Case, landmarks: list[int]) -> dict[str, float]:
+    """Precision@1 of methods that are not krepes', on the first test samples.
+
+    All choose among the landmarks; TRAK's second moment is over these and as many others as TRAK_TRAINING needs.
+    """
     few = range(min(BASELINE_TESTS, len(case.test)))
-    x, corpus, y = read(case.test, few), auditor.fit_.rows.landmarks.cpu(), case.test_labels[: len(few)]
+    x, corpus, y = read(case.test, few), read(case.training, landmarks), case.test_labels[: len(few)]
     with torch.no_grad():
         z, z_corpus = network(x), network(corpus)
     scores = {"SimplEx": baselines.simplex(z, z_corpus), "DkNN": baselines.deep_neighbours(network, x, corpus)}
-    with tempfile.TemporaryDirectory() as folder:
-        found = baselines.trak(network, x, corpus, folder)
+    rest = np.setdiff1d(np.random.default_rng(SPLIT).permutation(len(case.training))[:TRAK_TRAINING], landmarks)
+    training = read(case.training, [*landmarks, *rest.tolist()])
+    found = baselines.trak(network, x, training, min(TRAK_DIMENSIONS, len(training) // 8))
     if found is not None:
-        scores |= {"TRAK": found, "|TRAK|": found.abs()}
-    return {name: float((of_landmarks[s.argmax(1).numpy()] == y).mean()) for name, s in scores.items()}
+        scores |= {"TRAK": found[:, : len(landmarks)], "|TRAK|": found[:, : len(landmarks)].abs()}
+    labels = case.labels[landmarks]
+    return {name: float((labels[s.argmax(1).numpy()] == y).mean()) for name, s in scores.items()}
+
+
+def others_alone(case: Case, objective: str, seed: int, work: Path) -> dict[str, float]:
+    """`others` on the landmarks of `measured`, without its step."""
+    network, _ = encoder(case, objective, seed, work)
+    auditor = Auditor(network, OBJECTIVES[objective], case.kernel, case.landmarks, seed=seed)
+    gradients = gradient_map(case.kernel, auditor.encoder, probe_of(case.training))
+    memory = planned_memory(auditor.settings, gradients, len(case.training))
+    return others(network, case, kept_landmarks(auditor.settings, case.training, gradients, memory, Work()))
 
 
 def wide_probes(auditor: Auditor, network: nn.Module, case: Case) -> dict[str, float]:
