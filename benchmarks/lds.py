@@ -44,6 +44,7 @@ TRAK_DIMENSIONS = (128, 512)
 COSINE = "representation cosine, centred"
 ALL = "all samples as landmarks"
 CONTRIBUTION, ATTRIBUTION = f"signed contribution, {ALL}", f"attribution at the encoder, {LANDMARKS} landmarks"
+OF_VIEWS = f"attribution at the encoder, views of {LANDMARKS} landmarks"
 
 
 def main() -> None:
@@ -130,10 +131,13 @@ def gradient_products(network: nn.Module, objective: Any, case: Case, test: int)
 
 def with_all_landmarks(network: nn.Module, objective: Any, case: Case, test: int) -> dict[str, Tensor]:
     """Influence and contribution of every training sample."""
-    auditor = Auditor(network, objective, NTK(), range(len(case.training)), Newton(damping=100.0), seed=AUDIT)
-    auditor.fit(case.training, case.views)
-    x = case.test[:test]
-    return {f"sample influence, {ALL}": auditor.influence(x), CONTRIBUTION: auditor.contribution(x)}
+    x, n, found = case.test[:test], len(case.training), {}
+    for rows, what in (("samples", ALL), ("views", f"views of {ALL}")):
+        auditor = Auditor(network, objective, NTK(), range(n), Newton(damping=100.0), seed=AUDIT, landmark_rows=rows)
+        auditor.fit(case.training, case.views)
+        found[f"sample influence, {what}"] = auditor.influence(x)
+        found[f"signed contribution, {what}"] = auditor.contribution(x)
+    return found
 
 
 def with_few_landmarks(network: nn.Module, objective: Any, case: Case, test: int) -> dict[str, Tensor]:
@@ -154,7 +158,15 @@ def with_few_landmarks(network: nn.Module, objective: Any, case: Case, test: int
         f"attribution at the step, {LANDMARKS} landmarks": auditor.attribute(x, at="step"),
     }
     viewed = with_views(auditor, case.views, 3)
-    return found | {f"attribution at the encoder, {LANDMARKS} landmarks and two views of each": viewed.attribute(x)}
+    found[f"attribution at the encoder, {LANDMARKS} landmarks and two views of each"] = viewed.attribute(x)
+    newton = Newton(damping="auto")
+    auditor = Auditor(network, objective, NTK(), LANDMARKS, newton, seed=AUDIT, landmark_rows="views")
+    auditor.fit(case.training, case.views)
+    return found | {
+        OF_VIEWS: auditor.attribute(x),
+        f"the same, λ = 1, views of {LANDMARKS} landmarks": auditor.attribute(x, damping=1.0),
+        f"attribution at the step, views of {LANDMARKS} landmarks": auditor.attribute(x, at="step"),
+    }
 
 
 # The datamodelling score ---------------------------------------------------------------------------------
@@ -250,7 +262,7 @@ def evaluate(
     }
     return result, [
         difference(f"{case.name}, {objective}", score, on, found)
-        for score in (CONTRIBUTION, ATTRIBUTION)
+        for score in (CONTRIBUTION, ATTRIBUTION, OF_VIEWS)
         for on in TARGETS
     ]
 

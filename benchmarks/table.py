@@ -12,6 +12,7 @@ PAGE = measure.ROOT / "docs" / "benchmarks.md"
 # name ↦ title, and what the page says where the file is missing
 BENCHMARKS = {
     "kernel_block": "Kernel block: krepes, plain torch and other packages",
+    "allocator": "Freed memory, kept or given back",
     "scale": "End to end: `krepes audit` from ten thousand to a million rows",
     "ggn_product": "One product with the generalised Gauss–Newton matrix",
     "solver": "The linear solve",

@@ -109,17 +109,18 @@ def case(encoder_name: str) -> SimpleNamespace:
 
 
 @functools.cache
-def jacobians(encoder_name: str) -> list[torch.Tensor]:
-    """Of the landmarks, the two views and the unseen samples: (rows, 4, P) each."""
+def jacobians(encoder_name: str, rows: str) -> list[torch.Tensor]:
+    """Of the landmarks, or their first views, the two views and the unseen samples: (rows, 4, P) each."""
     c = case(encoder_name)
-    return [oracle.jacobians(c.encoder, x) for x in (c.X[LANDMARKS], c.X_a, c.X_b, c.T)]
+    landmarks = {"samples": c.X, "views": c.X_a}[rows][LANDMARKS]
+    return [oracle.jacobians(c.encoder, x) for x in (landmarks, c.X_a, c.X_b, c.T)]
 
 
 @functools.cache
-def reference(encoder_name: str, kind: str, variant: str) -> SimpleNamespace:
+def reference(encoder_name: str, kind: str, variant: str, rows: str = "samples") -> SimpleNamespace:
     """The oracle's kernel matrices of a case."""
     options = {"centered": VARIANTS[variant]["center"], "cosined": VARIANTS[variant]["cosine"]}
-    J = jacobians(encoder_name)
+    J = jacobians(encoder_name, rows)
     K_mm, K_a, K_b, K_t = (oracle.kernel(J_x, J[0], kind, **options) for J_x in J)
     dense = oracle.Dense(K_mm, K_a, K_b, H)
     lam = dense.spectrum[0]
@@ -133,7 +134,9 @@ def relative_damping(dense: oracle.Dense, objective: str, ridge: str, relative: 
     return relative * oracle.mean_diagonal(dense, G, ridge)
 
 
-def audit(encoder_name, objective, damping, *, kind="trace", variant="raw", ridge="coefficients", order=None):
+def audit(
+    encoder_name, objective, damping, *, kind="trace", variant="raw", ridge="coefficients", order=None, rows="samples"
+):
     """Fit the package on a case; ``order`` permutes the samples, their views and the landmark ids."""
     c = case(encoder_name)
     order = torch.arange(N) if order is None else order
@@ -155,6 +158,7 @@ def audit(encoder_name, objective, damping, *, kind="trace", variant="raw", ridg
         n_components=H,
         seed=0,
         dtype=torch.float64,
+        landmark_rows=rows,
     )
     auditor.fit(c.X[order], views=(c.X_a[order], c.X_b[order]))
     return auditor
@@ -176,15 +180,15 @@ def assert_close(actual, expected, tolerance: float):
     assert error <= tolerance, f"relative error {error:.2e} exceeds {tolerance:.0e}"
 
 
-def check_against_oracle(encoder_name, objective, kind, variant, ridge):
-    ref = reference(encoder_name, kind, variant)
+def check_against_oracle(encoder_name, objective, kind, variant, ridge, rows="samples"):
+    ref = reference(encoder_name, kind, variant, rows)
     damping = relative_damping(ref.dense, objective, ridge)
     inner, outer = oracle.SPLITS[objective](ref.dense)
     dA = oracle.newton_step(ref.dense, inner, outer, ridge, damping)  # (M, h)
     A0 = ref.dense.A0
     f = ref.K_t @ (A0 + dA)  # (t, h)
 
-    auditor = audit(encoder_name, objective, damping, kind=kind, variant=variant, ridge=ridge)
+    auditor = audit(encoder_name, objective, damping, kind=kind, variant=variant, ridge=ridge, rows=rows)
     sign = signs(auditor.A0_, A0)
     assert_close(sign * tensor(auditor.A0_), A0, 1e-7)
     gram = tensor(auditor.A0_).T @ ref.dense.K_mm @ tensor(auditor.A0_)
@@ -220,6 +224,14 @@ def test_step_and_scores_equal_the_dense_solution(encoder_name, objective, kind,
 )
 def test_centred_and_cosine_kernels_equal_the_dense_solution(encoder_name, objective, kind, variant, ridge):
     check_against_oracle(encoder_name, objective, kind, variant, ridge)
+
+
+@pytest.mark.parametrize(
+    ("encoder_name", "objective"),
+    [("mlp", "barlow_twins"), ("mlp", "simclr"), ("conv", "vicreg"), ("unusual", "spectral_contrastive")],
+)
+def test_rows_of_the_landmarks_views_equal_the_dense_solution(encoder_name, objective):
+    check_against_oracle(encoder_name, objective, "trace", "centred-cosine", "coefficients", rows="views")
 
 
 @pytest.mark.parametrize("ridge", ["coefficients", "rkhs"])

@@ -51,6 +51,7 @@ ALONE = [
     *(DEFAULT | {"sampler": s} for s in SAMPLERS if s != DEFAULT["sampler"]),
     *(DEFAULT | {"variant": v} for v in ("pseudo", "sketch 32")),
     *(DEFAULT | {"views per landmark": v} for v in (2, 3)),
+    DEFAULT | {"rows": "views"},
 ]
 
 
@@ -91,7 +92,8 @@ def audited(case: Case, objective: str, network: torch.nn.Module, setting: dict[
     kernel = NTK(variant, **({"sketch": int(q)} if q else {}), **KERNELS[setting["kernel"]])
     newton = Newton(ridge=setting["ridge"], damping=setting["damping"])
     sampler = SAMPLERS[setting["sampler"]](m=setting["m"])
-    auditor = Auditor(network, OBJECTIVES[objective], kernel, sampler, newton, seed=0)
+    rows = setting.get("rows", "samples")
+    auditor = Auditor(network, OBJECTIVES[objective], kernel, sampler, newton, seed=0, landmark_rows=rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         auditor.fit(Subset(case.training, chosen), case.views)

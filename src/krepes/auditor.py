@@ -72,6 +72,9 @@ class Auditor:
         progress: reports stages; default quiet.
         engine: memory budget, precision and feature store; see `krepes.Engine`.
         trust: thresholds of the trust gate; see `krepes.Trust`.
+        landmark_rows: what stands in the kernel for a landmark: its sample ("samples"), or the first of the two views
+            that the fit draws of it ("views"), by which f is better at what the objective sees: attribution predicts
+            retraining better (docs/defaults.md).
 
     Example:
         >>> auditor = krepes.Auditor(encoder, objective="barlow_twins", landmarks=200)
@@ -101,6 +104,7 @@ class Auditor:
         progress: Progress | None = None,
         engine: Engine | None = None,
         trust: Trust | None = None,
+        landmark_rows: str = "samples",
     ):
         if dtype not in (torch.float32, torch.float64):
             raise ConfigError(f"dtype={dtype}; expected torch.float32 or torch.float64")
@@ -120,6 +124,7 @@ class Auditor:
             rank_tolerance=cut_at(dtype, (engine or Engine()).precision) if rank_tolerance is None else rank_tolerance,
             seed=seed,
             engine=engine or Engine(),
+            landmark_rows=landmark_rows,
         )
         self.encoder = FrozenEncoder(encoder, kernel.params, device, dtype)
         self.progress = progress or Progress()

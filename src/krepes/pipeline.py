@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,10 +31,11 @@ from krepes.data.stream import (
     probe_of,
     read,
     shards,
+    subset,
 )
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import STORES, Engine, MemoryPlan, plan_memory, rank_tolerance
-from krepes.errors import KrepesWarning, LandmarkError
+from krepes.errors import ConfigError, KrepesWarning, LandmarkError
 from krepes.features import Recomputed, ShardedStore
 from krepes.kernel.gradients import GradientMap
 from krepes.kernel.ntk import (
@@ -58,6 +60,7 @@ from krepes.workers import current
 
 MUCH = 500.0  # times smaller by centring: inputs far from zero; convolutional networks alone reach a tenth of it
 UNROUNDED = 1e-6  # relative error of a kernel that was computed in float32
+LANDMARK_ROWS = ("samples", "views")
 PILOT = 256  # pool members whose mean stands for the landmarks' while landmarks are searched
 
 
@@ -73,6 +76,11 @@ class Settings:
     rank_tolerance: float
     seed: int
     engine: Engine = field(default_factory=Engine)
+    landmark_rows: str = "samples"
+
+    def __post_init__(self):
+        if self.landmark_rows not in LANDMARK_ROWS:
+            raise ConfigError(f"landmark_rows={self.landmark_rows!r}; expected {' or '.join(map(repr, LANDMARK_ROWS))}")
 
 
 @dataclass(frozen=True)
@@ -81,13 +89,14 @@ class Fit:
 
     Attributes:
         indices: the landmarks' positions in the source (m,).
-        rows: x ↦ kernel rows against the landmarks.
+        rows: x ↦ kernel rows against the landmarks, or a view of each.
         nystrom: kept eigenpairs of K_mm and B₀.
         moments: the views' moments over all samples (moment objectives), else None.
         step: ΔB and the outcome.
         A0, dA: dual coefficients (M, h), float64.
         memory: the plan of the blocks; None for a loaded fit.
         kernel_error: of a projected or lower-precision kernel; None where it is exact.
+        clean: the landmarks' samples (m, ...), where views of them stand in the kernel.
     """
 
     indices: list[int]
@@ -99,6 +108,12 @@ class Fit:
     dA: Tensor
     memory: MemoryPlan | None = None
     kernel_error: KernelError | None = None
+    clean: Tensor | None = None
+
+    @property
+    def landmarks(self) -> Tensor:
+        """The landmarks' samples (m, ...), whatever stands for them in the kernel."""
+        return self.rows.landmarks if self.clean is None else self.clean
 
 
 def fit(
@@ -122,9 +137,10 @@ def fit(
 
     with progress.stage("landmarks") as note:
         indices = kept_landmarks(settings, source, gradients, memory, work)
+        in_kernel, clean = landmark_rows(settings, source, views, indices)
         rows = KernelRows(
-            settings.kernel, gradients, read(source, indices), names(source, indices),
-            memory.tile, memory.keep, settings.engine.precision,
+            settings.kernel, gradients, in_kernel, names(source, indices), memory.tile, memory.keep,
+            settings.engine.precision,
         )  # fmt: skip
         error = kernel_error(rows)
         measured = f"; kernel error {error.raw:.1e} ({error.centred:.1e} centred)" if error else ""
@@ -144,7 +160,7 @@ def fit(
 
     moments, step = take_step(Stream(source, views, rows, nystrom, settings, memory, work), progress)
     A0, dA = nystrom.dual(nystrom.B0), nystrom.dual(step.dB)
-    return Fit(indices, rows, nystrom, moments, step, A0, dA, memory, error)
+    return Fit(indices, rows, nystrom, moments, step, A0, dA, memory, error, clean)
 
 
 def agreed_nystrom(nystrom: Nystrom) -> Nystrom:
@@ -261,6 +277,22 @@ def choose_landmarks(settings: Settings, source: Source, gradients: GradientMap,
             settings.kernel, gradients, samples, pilot, names(source, pool.tolist()), memory.budget // 4, memory.tile
         )
     return pool[landmark_stage.choose(wanted, columns, m, generator)].tolist()
+
+
+def landmark_rows(
+    settings: Settings, source: Source, views: Views, indices: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """What stands in the kernel for the landmarks (m, ...), and their samples if it is something else.
+
+    With `landmark_rows="views"` it is the first of the two views that the fit draws of each.
+    """
+    samples = read(source, indices)
+    if settings.landmark_rows == "samples":
+        return samples, None
+    positions = np.asarray(indices)
+    order = np.argsort(positions)
+    ascending, _ = subset(source, views, positions[order])[1].pair(range(len(order)), settings.seed)
+    return ascending[torch.from_numpy(np.argsort(order))], samples
 
 
 def explicit_landmarks(indices: list[int], n: int) -> list[int]:

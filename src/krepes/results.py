@@ -107,6 +107,7 @@ def _restore_settings(plain: dict[str, Any], indices: list[int]) -> pipeline.Set
         rank_tolerance=plain["rank_tolerance"],
         seed=plain["seed"],
         engine=Engine(**keep(Engine, plain.get("engine", {}))),
+        landmark_rows=plain.get("landmark_rows", "samples"),
     )
 
 
@@ -139,7 +140,7 @@ def save_auditor(
                 "remove this one."
             )
     tensors = {
-        "landmarks": fit.rows.landmarks,
+        "landmarks": fit.landmarks,
         "A0": fit.A0,
         "dA": fit.dA,
         "gamma": torch.zeros(fit.nystrom.h, dtype=torch.float64),
@@ -148,6 +149,8 @@ def save_auditor(
         "dB": fit.step.dB,
         "K_mm": fit.rows.K_mm,
     }
+    if fit.clean is not None:
+        tensors["landmark_views"] = fit.rows.landmarks
     if fit.moments is not None:
         tensors |= {f"moments.{k}": v for k, v in fit.moments.tensors().items()}
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
@@ -227,7 +230,7 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
         raise RunFolderError(f"{folder / MODEL} does not have the checksum in the manifest: it is damaged")
     with safe_open(folder / MODEL, framework="pt") as f:
         tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  safe_open is no dict
-    tensors = {k: t if k == "landmarks" else t.to(device) for k, t in tensors.items()}
+    tensors = {k: t if k in ("landmarks", "landmark_views") else t.to(device) for k, t in tensors.items()}
     settings = _restore_settings(manifest["settings"], manifest["landmark_positions"])
     auditor = krepes.Auditor(
         encoder,
@@ -241,11 +244,13 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
         getattr(torch, manifest["dtype"]),
         settings.rank_tolerance,
         engine=settings.engine,
+        landmark_rows=settings.landmark_rows,
     )
     refuse_foreign(folder, manifest, {"encoder": auditor.encoder.fingerprint()})
-    gradients = gradient_map(settings.kernel, auditor.encoder, spread_out(tensors["landmarks"]))
-    precision = settings.engine.precision
-    rows = KernelRows(settings.kernel, gradients, tensors["landmarks"], manifest["landmark_ids"], precision=precision)
+    samples, precision = tensors["landmarks"], settings.engine.precision
+    in_kernel = samples if settings.landmark_rows == "samples" else tensors["landmark_views"]
+    gradients = gradient_map(settings.kernel, auditor.encoder, spread_out(samples))
+    rows = KernelRows(settings.kernel, gradients, in_kernel, manifest["landmark_ids"], precision=precision)
     error = manifest.get("kernel_error")
     if (rows.K_mm - tensors["K_mm"]).norm() > 1e-3 * tensors["K_mm"].norm():
         raise RunFolderError(
@@ -260,7 +265,7 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
     step = Step(tensors["dB"], Outcome.of_plain(manifest["outcome"]))
     auditor._fit = pipeline.Fit(
         manifest["landmark_positions"], rows, nystrom, moments, step, tensors["A0"], tensors["dA"],
-        kernel_error=KernelError(**error) if error else None,
+        kernel_error=KernelError(**error) if error else None, clean=None if in_kernel is samples else samples,
     )  # fmt: skip
     auditor._landmark_ids = manifest["landmark_ids"]
     trusted = (manifest.get("outputs") or {}).get("trust.json")

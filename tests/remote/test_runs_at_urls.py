@@ -77,6 +77,17 @@ def test_a_signature_is_not_kept(store, config):
     assert manifest(store)["config"]["data"]["array"] == "objects://bucket/x.npy?sig=…"
 
 
+def test_a_comparison_shows_no_secret(store, config):
+    assert command("audit", config).exit_code == 0
+    for name, value in list(store.store.items()):  # a store whose addresses end in a signature
+        if name.startswith("/bucket/runs/one/"):
+            store.store[name.replace("/bucket/runs/one/", "/bucket/runs/one?sig=secret/")] = value
+    result = command("compare", RUN, f"{RUN}?sig=secret")
+    assert result.exit_code == 0, result.output
+    assert f"B: {RUN}?sig=…" in result.output
+    assert "secret" not in result.output
+
+
 def test_a_run_whose_secret_is_in_the_environment_is_loaded_again(store, config, monkeypatch):
     monkeypatch.setenv("TOKEN", "secret")
     put("objects://bucket/w.safetensors?token=secret", store.store["/bucket/w.safetensors"].getvalue())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from krepes.data.source import Source, Subset
-from krepes.data.stream import SubsetViews, Views, read, spread_out
+from krepes.data.stream import SubsetViews, Views, spread_out
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import MemoryPlan
 from krepes.errors import EncoderError, LandmarkError, NonFiniteError
@@ -22,7 +22,7 @@ from krepes.influence import sample_influence
 from krepes.kernel.gradients import GradientMap
 from krepes.kernel.ntk import KernelRows, gradient_map
 from krepes.nystrom import decompose
-from krepes.pipeline import Fit, Settings, Stream, planned_memory, rank_cut, take_step
+from krepes.pipeline import Fit, Settings, Stream, landmark_rows, planned_memory, rank_cut, take_step
 from krepes.progress import Progress
 from krepes.work import Work
 from krepes.workers import current
@@ -158,7 +158,8 @@ def by_uniform_landmarks(again: Refitter, x: Tensor) -> Tensor:
     """f (t, h) of the samples by as many landmarks drawn uniformly."""
     m = min(len(again.fit.rows.landmarks), len(again.source))
     chosen = np.random.default_rng(again.settings.seed + 1).permutation(len(again.source))[:m]
-    rows = again.rows(again.encoder, read(again.source, chosen.tolist()), again.settings)
+    landmarks, _ = landmark_rows(again.settings, again.source, again.views, chosen.tolist())
+    rows = again.rows(again.encoder, landmarks, again.settings)
     A0, dA = again.step(rows, again.settings)
     return torch.cat([rows(part)[0].double() for part in x.split(POINTS)]) @ (A0 + dA)
 

@@ -119,12 +119,13 @@ def compare(
     with errors_in_words():
         from krepes.comparison import compare as compared
         from krepes.files import write_json
+        from krepes.remote import without_secrets
         from krepes.terminal import say
 
         with _damage_in_words(run_a, run_b):
             found = compared(run_a, run_b)
         console = terminal()
-        for line in (f"A: {run_a}", f"B: {run_b}", *found.notes):
+        for line in (f"A: {without_secrets(run_a)}", f"B: {without_secrets(run_b)}", *found.notes):
             say(console, line)
         lost, gained = ((found.landmarks["change"] == c).sum() for c in ("lost", "gained"))
         say(console, f"landmarks: {found.kept} in both, {lost} lost, {gained} gained")

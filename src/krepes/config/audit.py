@@ -36,11 +36,12 @@ SAMPLERS = {
 
 
 class LandmarksConfig(Section):
-    """Sampler, number (none: ⌈√n⌉) and the space it works in."""
+    """Sampler, number (none: ⌈√n⌉), the space it works in, and what stands in the kernel for a landmark."""
 
     sampler: Literal["kmeans++", "leverage", "rpcholesky", "uniform"] = "kmeans++"
     m: int | None = Field(default=None, ge=1)
     space: Literal["kernel", "input"] = "kernel"
+    rows: Literal["samples", "views"] = "samples"
 
 
 class ReportConfig(Section):
@@ -281,4 +282,5 @@ def build_auditor(config: Config, network: nn.Module, progress: Progress) -> Aud
         progress=progress,
         engine=Engine(**config.engine.model_dump()),
         trust=trust,
+        landmark_rows=config.landmarks.rows,
     )
