@@ -31,6 +31,7 @@ OPTIONS = {
     "landmarks.sampler": ["kmeans++", "leverage", "rpcholesky", "uniform"],
     "landmarks.space": ["kernel", "input"],
     "landmarks.m": [None, 13],
+    "landmarks.rows": ["samples", "views"],
     "views": [{"name": "gaussian", "std": 0.2}, {"name": "scarf", "rate": 0.3}, {"name": "mixup"},
               {"pair": [{"name": "identity"}, {"name": "numeric_noise"}]},
               {"compose": [{"name": "feature_dropout"}, {"name": "gaussian"}]}],
@@ -121,7 +122,7 @@ def audited(folder, name: str, content: dict):
 def test_every_pair_of_options_stands_in_a_configuration():
     found = {((a, one[a]), (b, one[b])) for one in PLACES for a, b in combinations(OPTIONS, 2)}
     assert found == pairs_of(OPTIONS, possible)
-    assert len(found) == 3838
+    assert len(found) == 4016
     assert all(map(possible, CONFIGURATIONS))
 
 
