@@ -79,6 +79,26 @@ def test_operations_are_those_that_a_fit_makes(objective, sampler):
     assert 0.8 < ratio("landmarks", "nystrom") < 2.0
 
 
+def test_views_of_landmarks_are_drawn_in_whole_blocks():
+    samples_, drawn = as_source(samples()), []
+
+    def counting(batch, generator):
+        drawn.append(len(batch))
+        return noisy(batch, generator)
+
+    torch.manual_seed(0)
+    auditors = [Auditor(MLP(20, (64,), 16).eval(), "vicreg", landmarks=[5, 900], landmark_rows=r, n_components=1,
+                        newton=Newton(damping=1.0)) for r in ("samples", "views")]  # fmt: skip
+    views = []
+    for auditor in auditors:
+        drawn.clear()
+        auditor.fit(samples_, counting)
+        views.append(sum(drawn))
+    counts = [stage(cost(auditor), "nystrom").counts for auditor in auditors]
+    assert counts[1]["pairs"] == (views[1] - views[0]) / 2 == 512
+    assert "pairs" not in counts[0]
+
+
 def test_operations_of_a_convolutional_network_are_those_that_a_fit_makes():
     network = torch.nn.Sequential(
         torch.nn.Unflatten(1, (1, 4, 5)), torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.ReLU(),

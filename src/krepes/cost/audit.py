@@ -132,6 +132,7 @@ def sizes_of(auditor: Auditor, gradients: GradientMap, few: Tensor, memory: Memo
         stored=STORES[settings.engine.store].itemsize if settings.engine.store in STORES else 0,
         iterations=settings.newton.max_iter * settings.newton.steps,
         curvature=settings.newton.curvature_samples or n,
+        viewed=settings.landmark_rows == "views",
         gram=4 if getattr(objective, "difference", False) else 3,
     )
 

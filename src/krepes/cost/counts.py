@@ -6,7 +6,7 @@ A product of (a, b) and (b, c) counts 2abc operations; elementwise work is not c
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from krepes.data.stream import shards
+from krepes.data.stream import VIEW_BLOCK, shards
 from krepes.landmarks.samplers import BLOCK as PROPOSALS
 from krepes.pipeline import PILOT, pool_size
 from krepes.solver.newton import GRID
@@ -51,6 +51,7 @@ class Sizes:
         iterations: of the linear solve, at most.
         curvature: pairs that a curvature product sees.
         gram: Gram matrices of the moments, 3 or 4.
+        viewed: whether views of the landmarks stand in the kernel for them.
     """
 
     n: int
@@ -70,6 +71,7 @@ class Sizes:
     iterations: int = 200
     curvature: int = 32_768
     gram: int = 3
+    viewed: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,9 @@ def nystrom(sizes: Sizes) -> Stage:
     """The landmarks' kernel and its eigenpairs, by every worker."""
     m = sizes.m
     own: Counts = {"samples": m, "eigen": EIGEN * m**3}
+    if sizes.viewed:  # whole blocks are drawn for the landmarks in them
+        drawn = min(sizes.n, m * VIEW_BLOCK)
+        own = added(own, {"samples": drawn, "pairs": drawn})
     return Stage("nystrom", added(rows(sizes, m), own), exchanged=m * (m + 1), sums=1)
 
 
