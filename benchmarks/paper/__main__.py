@@ -38,7 +38,9 @@ def main() -> None:
                 continue
             started = time.perf_counter()
             if args.baselines:
-                runs[key]["precision@1 of others"] = others_alone(case, objective, seed, work)
+                when = {"command": measure.command_line(), "cpu": facts["cpu"]}
+                runs[key] |= {"precision@1 of others": others_alone(case, objective, seed, work),
+                              "precision@1 of others, measured": when}  # fmt: skip
             else:
                 runs[key] = {"code": measure.code_fingerprint(), "command": measure.command_line(),
                              **measured(case, objective, seed, work)}  # fmt: skip
@@ -47,7 +49,7 @@ def main() -> None:
                        "landmarks": case.landmarks, "training": case.settings.model_dump(),
                        "training samples": len(case.training), "test samples": len(case.test), "runs": runs,
                        "tables": [], "checks": []}  # fmt: skip
-            measure.write_result(name, args.quick, content, facts)
+            measure.write_result(name, args.quick, content, kept["machine"] if kept and args.baselines else facts)
 
 
 if __name__ == "__main__":
