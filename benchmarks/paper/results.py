@@ -34,7 +34,8 @@ OTHERS = {
     "kernel-retraining": "What the frozen kernel can know of retraining", "limits": "Limits",
 }  # fmt: skip
 METHODS = {
-    "cosine": "representation cosine, centred", "gradient cosine": "gradient cosine, centred", "TRAK": "TRAK, 128 dimensions",
+    "cosine": "representation cosine, centred", "gradient cosine": "gradient cosine, centred",
+    "TRAK": "TRAK, 128 dimensions",
     "attribution, 200 landmarks": "attribution at the encoder, 200 landmarks",
     "the same, views of 200 landmarks": "attribution at the encoder, views of 200 landmarks",
     "attribution at the step": "attribution at the step, 200 landmarks",
