@@ -12,6 +12,7 @@ import measure
 import numpy as np
 
 from paper.cases import CASES
+from paper.factorial import ALONE, CROSSED, DEFAULT, FIGURES
 
 TARGET = Path(__file__).parents[2] / "docs" / "results.md"
 Run = dict[str, Any]
@@ -77,6 +78,8 @@ def main() -> None:
                  "[benchmarks.md](benchmarks.md).\n")  # fmt: skip
     lds = measure.read_result("lds")
     parts.append(interventions(lds) if lds else "## Attribution against real retraining\n\nNot measured.\n")
+    crossed = measure.read_result("paper-factorial")
+    parts.append(factorial(crossed) if crossed else "## Settings crossed\n\nNot measured.\n")
     for name, title in OTHERS.items():
         found = measure.read_result(f"paper-{name}")
         parts.append(tables(title, found) if found else f"## {title}\n\nNot measured.\n")
@@ -215,6 +218,33 @@ def interventions(found: dict[str, Any]) -> str:
          "[benchmarks.md](benchmarks.md).", "",
          table(("", *METHODS), rows)]
     )  # fmt: skip
+
+
+def factorial(found: dict[str, Any]) -> str:
+    """Every setting's figures, means over the data sets and objectives that have it, and which is best."""
+    given = [DEFAULT, *(s for s in [*CROSSED, *ALONE] if s != DEFAULT)]
+    measured = {i: [r for r in found["rows"].values() if settings_of(r) == s] for i, s in enumerate(given)}
+    names = [k for k in FIGURES if k != "drop random"]
+    means = {i: [float(np.mean([r[k] for r in rows])) for k in names] for i, rows in measured.items() if rows}
+    worth = [[-abs(v) if k == "gap" else v for k, v in zip(names, row, strict=True)] for row in means.values()]
+    best = np.array(worth).argmax(0)
+    rows = []
+    for place, (i, row) in enumerate(means.items()):
+        shown = [f"**{v:.3f}**" if best[k] == place else f"{v:.3f}" for k, v in enumerate(row)]
+        other = ", ".join(f"{k} {v}" for k, v in given[i].items() if DEFAULT.get(k) != v)
+        rows.append([other or "the default: " + ", ".join(map(str, DEFAULT.values())), str(len(measured[i])), *shown])
+    return "\n".join(
+        ["## Settings crossed", "",
+         "`make paper-factorial`; 8,000 training samples; Adult and CoverType with Barlow Twins, VICReg and "
+         "spectral contrastive, one encoder each: means over these six, the best of each figure in bold. Differences "
+         "of .02 are noise. What was chosen, and why: [defaults.md](defaults.md).", "",
+         table(("setting that differs", "audits", *names), rows)]
+    )  # fmt: skip
+
+
+def settings_of(row: dict[str, Any]) -> dict[str, Any]:
+    """The setting of a measured row."""
+    return {k: row[k] for k in (*DEFAULT, "views per landmark", "rows") if k in row}
 
 
 def interval(found: dict[str, Any]) -> str:
