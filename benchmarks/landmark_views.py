@@ -1,5 +1,6 @@
 """Several rows of the kernel per landmark: its sample and views of it. krepes keeps one; docs/defaults.md says why."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -14,20 +15,23 @@ from krepes.work import Work
 
 
 def with_views(auditor: Auditor, views: Any, each: int) -> Auditor:
-    """The auditor, with rows of the kernel not for its landmarks alone but for `each` − 1 views of each, too.
+    """An auditor with rows of the kernel not for the landmarks alone but for `each` − 1 views of each, too.
 
-    The rows are those of m · `each` landmarks, of which `each` have the same label.
+    Its landmarks are m · `each`, of which `each` are of one sample.
     """
     if each == 1:
         return auditor
+    auditor = copy.copy(auditor)
     fit, settings, source = auditor.fit_, auditor.settings, auditor.source_
     pairs = [paired_views(source, views, block, settings.seed) for block in blocks(range(len(source)), VIEW_BLOCK)]
     more = [torch.cat(view)[fit.indices] for view in zip(*pairs, strict=True)][: each - 1]
-    rows = KernelRows(settings.kernel, fit.rows.gradients, torch.cat([fit.rows.landmarks, *more]))
+    rows = KernelRows(settings.kernel, fit.rows.gradients, torch.cat([fit.samples, *more]))
     nystrom = decompose(rows.K_mm, fit.nystrom.h, rank_cut(settings, rows))
     moments, step = take_step(Stream(source, views, rows, nystrom, settings, fit.memory, Work()), auditor.progress)
     A0, dA = nystrom.dual(nystrom.B0), nystrom.dual(step.dB)
-    indices = fit.indices * each
-    auditor._fit = replace(fit, indices=indices, rows=rows, nystrom=nystrom, moments=moments, step=step, A0=A0, dA=dA)
+    auditor._fit = replace(
+        fit, indices=fit.indices * each, samples=rows.landmarks, rows=rows, nystrom=nystrom, moments=moments, step=step,
+        A0=A0, dA=dA,
+    )  # fmt: skip
     auditor._landmark_ids = [f"{source.ids[i]}, {k}" for k in range(each) for i in fit.indices]
     return auditor

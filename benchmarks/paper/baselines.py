@@ -64,7 +64,8 @@ def activations(network: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
 def trak(network: nn.Module, x: Tensor, training: Tensor, dimensions: int) -> Tensor | None:
     """Scores (t, n) of one checkpoint, its gradients projected to `dimensions`; None where traker is not installed.
 
-    The second moment of the projected gradients over the training samples is inverted: n is several times `dimensions`.
+    The second moment of the projected gradients over the training samples is inverted: n should be several times
+    `dimensions`.
     """
     try:
         from trak import TRAKer

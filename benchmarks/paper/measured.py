@@ -90,7 +90,7 @@ def measured(case: Case, objective: str, seed: int, work: Path) -> dict[str, Any
 def others(network: nn.Module, case: Case, landmarks: list[int]) -> dict[str, float]:
     """Precision@1 of methods that are not krepes', on the first test samples.
 
-    All choose among the landmarks; TRAK's second moment is over these and as many others as TRAK_TRAINING needs.
+    All choose among the landmarks; TRAK's second moment is over these and TRAK_TRAINING random samples.
     """
     few = range(min(BASELINE_TESTS, len(case.test)))
     x, corpus, y = read(case.test, few), read(case.training, landmarks), case.test_labels[: len(few)]

@@ -73,8 +73,8 @@ class Auditor:
         engine: memory budget, precision and feature store; see `krepes.Engine`.
         trust: thresholds of the trust gate; see `krepes.Trust`.
         landmark_rows: what stands in the kernel for a landmark: its sample ("samples"), or the first of the two views
-            that the fit draws of it ("views"), by which f is better at what the objective sees: attribution predicts
-            retraining better (docs/defaults.md).
+            that the fit draws of it ("views"): attribution predicts retraining better by it, contributions worse, and
+            the landmarks' ranking hangs more on the seed (docs/defaults.md).
 
     Example:
         >>> auditor = krepes.Auditor(encoder, objective="barlow_twins", landmarks=200)
@@ -407,7 +407,7 @@ class Auditor:
         fitted, settings = self.fit_, self.settings
         source, views = self._trained_on(source, views)
         redrawable = callable(views.views if isinstance(views, SubsetViews) else views)
-        shape = tuple(fitted.rows.landmarks.shape[1:])
+        shape = tuple(fitted.samples.shape[1:])
         if shape and tuple(getattr(x, "shape", ())) == shape:
             raise DataError(f"x has shape {shape}, that of one sample; expected samples (t, ...): give x[None]")
         explained = as_source(x)
@@ -768,14 +768,12 @@ class Auditor:
     def _scores(self, x: Any) -> tuple[Tensor, Tensor]:
         """Kernel rows (t, M) and representations (t, h)."""
         fitted, source = self.fit_, as_source(x)
-        expected = fitted.rows.landmarks.shape[1:]
+        expected = fitted.samples.shape[1:]
         found = source.batch([0]).shape[1:]
         if found != expected:
             raise DataError(f"samples have shape {tuple(found)}; the auditor was fitted on {tuple(expected)}")
-        if source.batch([0]).is_floating_point() != fitted.rows.landmarks.is_floating_point():
-            raise DataError(
-                f"samples are {source.batch([0]).dtype}; the auditor was fitted on {fitted.rows.landmarks.dtype}"
-            )
+        if source.batch([0]).is_floating_point() != fitted.samples.is_floating_point():
+            raise DataError(f"samples are {source.batch([0]).dtype}; the auditor was fitted on {fitted.samples.dtype}")
         parts = [fitted.rows(read(source, b), names(source, b))[0].double() for b in blocks(range(len(source)), BLOCK)]
         K = torch.cat(parts)
         return K, K @ (fitted.A0 + fitted.dA)

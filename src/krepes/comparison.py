@@ -13,6 +13,7 @@ from krepes.audit.statistics import Part, interval_of, over_refits
 from krepes.errors import RunFolderError
 from krepes.gate import Run
 from krepes.remote import local_run
+from krepes.results import settings_in
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ def _notes(a: dict[str, Any], b: dict[str, Any], paired: bool, changed: list[str
     if not paired:
         said.append("Other samples, seeds, points or refits: intervals are those of independent runs.")
     said.append("The same encoder in both runs." if same["encoder"] else "Two different encoders.")
-    settings = a["settings"], b["settings"]
-    other = sorted(k for k in settings[0] if k != "landmarks" and settings[0][k] != settings[1].get(k))
+    one, two = settings_in(a), settings_in(b)
+    other = sorted(k for k in one.keys() | two.keys() if k != "landmarks" and one.get(k) != two.get(k))
     if other:
         said.append(f"These settings differ: {', '.join(other)}.")
     if changed:

@@ -89,17 +89,18 @@ class Fit:
 
     Attributes:
         indices: the landmarks' positions in the source (m,).
-        rows: x ↦ kernel rows against the landmarks, or a view of each.
+        samples: the landmarks (m, ...); `rows` has these, or a view of each.
+        rows: x ↦ kernel rows against what stands for the landmarks.
         nystrom: kept eigenpairs of K_mm and B₀.
         moments: the views' moments over all samples (moment objectives), else None.
         step: ΔB and the outcome.
         A0, dA: dual coefficients (M, h), float64.
         memory: the plan of the blocks; None for a loaded fit.
         kernel_error: of a projected or lower-precision kernel; None where it is exact.
-        clean: the landmarks' samples (m, ...), where views of them stand in the kernel.
     """
 
     indices: list[int]
+    samples: Tensor
     rows: KernelRows
     nystrom: Nystrom
     moments: Moments | None
@@ -108,12 +109,6 @@ class Fit:
     dA: Tensor
     memory: MemoryPlan | None = None
     kernel_error: KernelError | None = None
-    clean: Tensor | None = None
-
-    @property
-    def landmarks(self) -> Tensor:
-        """The landmarks' samples (m, ...), whatever stands for them in the kernel."""
-        return self.rows.landmarks if self.clean is None else self.clean
 
 
 def fit(
@@ -137,9 +132,13 @@ def fit(
 
     with progress.stage("landmarks") as note:
         indices = kept_landmarks(settings, source, gradients, memory, work)
-        in_kernel, clean = landmark_rows(settings, source, views, indices)
+        samples, remark = read(source, indices), ""
+        standing = samples
+        if settings.landmark_rows == "views":
+            drawn = work.once("landmark_views", lambda: {"a": views_of_landmarks(settings, source, views, indices)})
+            standing, remark = drawn["a"], " (view a)"
         rows = KernelRows(
-            settings.kernel, gradients, in_kernel, names(source, indices), memory.tile, memory.keep,
+            settings.kernel, gradients, standing, names(source, indices, remark), memory.tile, memory.keep,
             settings.engine.precision,
         )  # fmt: skip
         error = kernel_error(rows)
@@ -160,7 +159,7 @@ def fit(
 
     moments, step = take_step(Stream(source, views, rows, nystrom, settings, memory, work), progress)
     A0, dA = nystrom.dual(nystrom.B0), nystrom.dual(step.dB)
-    return Fit(indices, rows, nystrom, moments, step, A0, dA, memory, error, clean)
+    return Fit(indices, samples, rows, nystrom, moments, step, A0, dA, memory, error)
 
 
 def agreed_nystrom(nystrom: Nystrom) -> Nystrom:
@@ -279,20 +278,19 @@ def choose_landmarks(settings: Settings, source: Source, gradients: GradientMap,
     return pool[landmark_stage.choose(wanted, columns, m, generator)].tolist()
 
 
-def landmark_rows(
-    settings: Settings, source: Source, views: Views, indices: Sequence[int]
-) -> tuple[Tensor, Tensor | None]:
-    """What stands in the kernel for the landmarks (m, ...), and their samples if it is something else.
-
-    With `landmark_rows="views"` it is the first of the two views that the fit draws of each.
-    """
-    samples = read(source, indices)
+def standing_for(settings: Settings, source: Source, views: Views, indices: Sequence[int]) -> Tensor:
+    """What stands in the kernel for the landmarks at these positions, (m, ...)."""
     if settings.landmark_rows == "samples":
-        return samples, None
+        return read(source, indices)
+    return views_of_landmarks(settings, source, views, indices)
+
+
+def views_of_landmarks(settings: Settings, source: Source, views: Views, indices: Sequence[int]) -> Tensor:
+    """The first of the two views that the fit draws of each of these samples, (m, ...)."""
     positions = np.asarray(indices)
     order = np.argsort(positions)
     ascending, _ = subset(source, views, positions[order])[1].pair(range(len(order)), settings.seed)
-    return ascending[torch.from_numpy(np.argsort(order))], samples
+    return ascending[torch.from_numpy(np.argsort(order))].detach()
 
 
 def explicit_landmarks(indices: list[int], n: int) -> list[int]:

@@ -90,6 +90,11 @@ def describe_settings(settings: pipeline.Settings) -> dict[str, Any]:
     return {f.name: describe(getattr(settings, f.name)) for f in fields(settings)}
 
 
+def settings_in(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings; one that came later has the value that the run was made with."""
+    return {"landmark_rows": "samples"} | manifest["settings"]
+
+
 def _restore_settings(plain: dict[str, Any], indices: list[int]) -> pipeline.Settings:
     def keep(cls, values):
         return {f.name: values[f.name] for f in fields(cls) if f.name in values}
@@ -107,7 +112,7 @@ def _restore_settings(plain: dict[str, Any], indices: list[int]) -> pipeline.Set
         rank_tolerance=plain["rank_tolerance"],
         seed=plain["seed"],
         engine=Engine(**keep(Engine, plain.get("engine", {}))),
-        landmark_rows=plain.get("landmark_rows", "samples"),
+        landmark_rows=plain["landmark_rows"],
     )
 
 
@@ -133,14 +138,14 @@ def save_auditor(
     if (folder / MANIFEST).exists():
         there = own_manifest(folder)
         refuse_foreign(folder, there, prints)
-        differing = [k for k, v in settings.items() if "settings" in there and there["settings"].get(k) != v]
+        differing = [k for k, v in settings.items() if "settings" in there and settings_in(there).get(k) != v]
         if differing or there.get("landmark_ids", auditor.landmark_ids_) != auditor.landmark_ids_:
             raise RunFolderError(
                 f"{folder} holds a run with other {', '.join(differing) or 'landmarks'}. Choose another folder, or "
                 "remove this one."
             )
     tensors = {
-        "landmarks": fit.landmarks,
+        "landmarks": fit.samples,
         "A0": fit.A0,
         "dA": fit.dA,
         "gamma": torch.zeros(fit.nystrom.h, dtype=torch.float64),
@@ -149,7 +154,7 @@ def save_auditor(
         "dB": fit.step.dB,
         "K_mm": fit.rows.K_mm,
     }
-    if fit.clean is not None:
+    if auditor.settings.landmark_rows == "views":
         tensors["landmark_views"] = fit.rows.landmarks
     if fit.moments is not None:
         tensors |= {f"moments.{k}": v for k, v in fit.moments.tensors().items()}
@@ -231,7 +236,13 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
     with safe_open(folder / MODEL, framework="pt") as f:
         tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  safe_open is no dict
     tensors = {k: t if k in ("landmarks", "landmark_views") else t.to(device) for k, t in tensors.items()}
-    settings = _restore_settings(manifest["settings"], manifest["landmark_positions"])
+    known, viewed = settings_in(manifest), "landmark_views" in tensors
+    if known["landmark_rows"] != ("views" if viewed else "samples"):
+        raise RunFolderError(
+            f"landmark_rows is {known['landmark_rows']!r} in {folder / MANIFEST}, but {folder / MODEL} holds "
+            f"{'' if viewed else 'no '}views of landmarks: one of them is damaged; run the audit again"
+        )
+    settings = _restore_settings(known, manifest["landmark_positions"])
     auditor = krepes.Auditor(
         encoder,
         settings.objective,
@@ -247,10 +258,9 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
         landmark_rows=settings.landmark_rows,
     )
     refuse_foreign(folder, manifest, {"encoder": auditor.encoder.fingerprint()})
-    samples, precision = tensors["landmarks"], settings.engine.precision
-    in_kernel = samples if settings.landmark_rows == "samples" else tensors["landmark_views"]
-    gradients = gradient_map(settings.kernel, auditor.encoder, spread_out(samples))
-    rows = KernelRows(settings.kernel, gradients, in_kernel, manifest["landmark_ids"], precision=precision)
+    precision, standing = settings.engine.precision, tensors["landmark_views" if viewed else "landmarks"]
+    gradients = gradient_map(settings.kernel, auditor.encoder, spread_out(tensors["landmarks"]))
+    rows = KernelRows(settings.kernel, gradients, standing, manifest["landmark_ids"], precision=precision)
     error = manifest.get("kernel_error")
     if (rows.K_mm - tensors["K_mm"]).norm() > 1e-3 * tensors["K_mm"].norm():
         raise RunFolderError(
@@ -264,8 +274,8 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
         moments = objectives.Moments(manifest["moments_n"], **sums)
     step = Step(tensors["dB"], Outcome.of_plain(manifest["outcome"]))
     auditor._fit = pipeline.Fit(
-        manifest["landmark_positions"], rows, nystrom, moments, step, tensors["A0"], tensors["dA"],
-        kernel_error=KernelError(**error) if error else None, clean=None if in_kernel is samples else samples,
+        manifest["landmark_positions"], tensors["landmarks"], rows, nystrom, moments, step, tensors["A0"],
+        tensors["dA"], kernel_error=KernelError(**error) if error else None,
     )  # fmt: skip
     auditor._landmark_ids = manifest["landmark_ids"]
     trusted = (manifest.get("outputs") or {}).get("trust.json")

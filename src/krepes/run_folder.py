@@ -76,7 +76,9 @@ class RunFolder:
 
     def _inspect(self, old: dict[str, Any]) -> None:
         refuse_foreign(self.path, old, self.identity["fingerprints"])
-        ours, theirs = self.identity["config"], old.get("config", {})
+        ours, theirs = self.identity["config"], dict(old.get("config", {}))
+        if "rows" in (ours.get("landmarks") or ()) and isinstance(theirs.get("landmarks"), dict):
+            theirs["landmarks"] = {"rows": "samples"} | theirs["landmarks"]  # it came later
         differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         if differing:
             raise RunFolderError(

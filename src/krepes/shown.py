@@ -156,7 +156,7 @@ class Pictures:
             mean, std = getattr(known, "mean", None), getattr(known, "std", None)
             if mean is not None and std is not None:
                 return cls(mean, std, 0.0, 1.0)
-        few = auditor.fit_.landmarks if source is None else source.batch(range(min(256, len(source))))
+        few = auditor.fit_.samples if source is None else source.batch(range(min(256, len(source))))
         some = few.float()
         low, high = float(some.min()), float(some.max())
         return cls((0.0,), (1.0,), *((0.0, 1.0) if low >= 0 and 0.5 < high <= 1 else (low, high)))

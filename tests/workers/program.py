@@ -23,6 +23,7 @@ OBJECTIVES = {
     "simclr": SimCLR(batch_size=90),
     "byol": BYOL(batch_size=70),
     "byol ridge": BYOL(batch_size=70, predictor="ridge"),
+    "views of landmarks": VICReg(),
 }
 
 
@@ -38,7 +39,8 @@ def computed(name: str, dtype: torch.dtype, folder: Path | None) -> dict[str, to
     torch.manual_seed(0)
     network = MLP(6, (12,), H).eval()
     newton = Newton(damping="auto" if name == "vicreg" else 1.0, tol=1e-6 if dtype == torch.float32 else 1e-12)
-    auditor = Auditor(network, OBJECTIVES[name], landmarks=M, newton=newton, dtype=dtype)
+    rows = "views" if name == "views of landmarks" else "samples"
+    auditor = Auditor(network, OBJECTIVES[name], landmarks=M, newton=newton, dtype=dtype, landmark_rows=rows)
     x = samples()
     auditor.fit(x, views, work=folder, work_key="program")
     removed = torch.zeros(N, dtype=torch.bool)

@@ -75,7 +75,7 @@ def labelled(auditor: "Auditor", x: Any, labels: Any, landmark_labels: Any) -> L
     source = as_source(x)
     check_enough(len(source), "test samples")
     y, y_landmarks = class_numbers(labels, landmark_labels, len(source), len(auditor.landmark_ids_))
-    landmarks = auditor.fit_.landmarks
+    landmarks = auditor.fit_.samples
     # a landmark explains itself: it would raise every figure
     other, known = ~_among(source, landmarks), y_landmarks >= 0
     check_enough(int(other.sum()), "test samples that are no landmarks")

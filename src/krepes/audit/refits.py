@@ -19,7 +19,7 @@ from krepes.data.stream import VIEW_BLOCK, blocks, read, spread_out, subset
 from krepes.errors import LandmarkError, NonFiniteError
 from krepes.kernel.ntk import gradient_map
 from krepes.landmarks import Sampler
-from krepes.pipeline import choose_landmarks, landmark_rows
+from krepes.pipeline import choose_landmarks, standing_for
 from krepes.workers import current
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _refit(auditor: "Auditor", points: np.ndarray, number: int) -> Refit | None:
             varied = replace(again.settings, landmarks=sampler, seed=seed)
             gradients = gradient_map(settings.kernel, encoder, spread_out(fit.rows.landmarks))
             picked = choose_landmarks(varied, part, gradients, again.memory(gradients, varied))
-            landmarks, _ = landmark_rows(again.settings, part, part_views, picked)
+            landmarks = standing_for(again.settings, part, part_views, picked)
             ids = [part.ids[i] for i in picked]
         else:  # the user's own
             landmarks, ids = fit.rows.landmarks, list(auditor.landmark_ids_)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from krepes.data.source import Source, Subset
+from krepes.data.source import ArraySource, Source, Subset
 from krepes.data.stream import SubsetViews, Views, spread_out
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import MemoryPlan
@@ -22,7 +22,7 @@ from krepes.influence import sample_influence
 from krepes.kernel.gradients import GradientMap
 from krepes.kernel.ntk import KernelRows, gradient_map
 from krepes.nystrom import decompose
-from krepes.pipeline import Fit, Settings, Stream, landmark_rows, planned_memory, rank_cut, take_step
+from krepes.pipeline import Fit, Settings, Stream, planned_memory, rank_cut, standing_for, take_step
 from krepes.progress import Progress
 from krepes.work import Work
 from krepes.workers import current
@@ -124,8 +124,9 @@ def stability(
     points, landmarks = x[:POINTS], fit.rows.landmarks
 
     def influences(which: Settings) -> Tensor:
-        same = which is again.settings or (kernel.sketch is None and kernel.project is None)
-        drawn = fit.rows if same else again.rows(encoder, landmarks, which)
+        standing = landmarks if which is again.settings else redrawn(fit, which, views)
+        same = standing is landmarks and (which is again.settings or (kernel.sketch is None and kernel.project is None))
+        drawn = fit.rows if same else again.rows(encoder, standing, which)
         dA = fit.dA if len(source) <= TRAINING and which is again.settings else again.step(drawn, which)[1]
         return influence_of(drawn, dA, points)
 
@@ -146,6 +147,14 @@ def stability(
     return Stability(overlap, chance(k, len(landmarks)), random, randomised, len(again.source))
 
 
+def redrawn(fit: Fit, settings: Settings, views: Views) -> Tensor:
+    """What stands in the kernel for the fit's landmarks by the draws of another seed; fixed views have one draw."""
+    draw = views.views if isinstance(views, SubsetViews) else views
+    if settings.landmark_rows == "samples" or isinstance(draw, tuple):
+        return fit.rows.landmarks
+    return standing_for(settings, ArraySource(fit.samples), draw, range(len(fit.samples)))
+
+
 def attempted(make: Callable[[], Found]) -> Found | str:
     """What a refit gives, or why there is none: shuffled weights overflow or collapse, landmarks do not span f."""
     try:
@@ -158,7 +167,7 @@ def by_uniform_landmarks(again: Refitter, x: Tensor) -> Tensor:
     """f (t, h) of the samples by as many landmarks drawn uniformly."""
     m = min(len(again.fit.rows.landmarks), len(again.source))
     chosen = np.random.default_rng(again.settings.seed + 1).permutation(len(again.source))[:m]
-    landmarks, _ = landmark_rows(again.settings, again.source, again.views, chosen.tolist())
+    landmarks = standing_for(again.settings, again.source, again.views, chosen.tolist())
     rows = again.rows(again.encoder, landmarks, again.settings)
     A0, dA = again.step(rows, again.settings)
     return torch.cat([rows(part)[0].double() for part in x.split(POINTS)]) @ (A0 + dA)

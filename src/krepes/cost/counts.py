@@ -145,8 +145,8 @@ def nystrom(sizes: Sizes) -> Stage:
     """The landmarks' kernel and its eigenpairs, by every worker."""
     m = sizes.m
     own: Counts = {"samples": m, "eigen": EIGEN * m**3}
-    if sizes.viewed:  # whole blocks are drawn for the landmarks in them
-        drawn = min(sizes.n, m * VIEW_BLOCK)
+    if sizes.viewed:  # whole blocks are drawn for the landmarks in them, which lie anywhere
+        drawn = sizes.n * (1 - max(0.0, 1 - VIEW_BLOCK / sizes.n) ** m)
         own = added(own, {"samples": drawn, "pairs": drawn})
     return Stage("nystrom", added(rows(sizes, m), own), exchanged=m * (m + 1), sums=1)
 

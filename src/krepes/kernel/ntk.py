@@ -93,7 +93,7 @@ class KernelRows:
     Args:
         settings: the kernel's settings.
         gradients: x ↦ gradient features.
-        landmarks: the landmark samples (M, ...).
+        landmarks: what stands for the landmarks (M, ...): their samples, or views of them.
         ids: their ids, for messages.
         tile: samples per tile; default by `TILE_NUMBERS`.
         keep: whether the landmarks' features stay in memory; default when they fit in 1 GiB. Otherwise
@@ -137,9 +137,10 @@ class KernelRows:
             if bool(dead.any()):
                 raise LandmarkError(
                     f"{int(dead.sum())} of {len(landmarks)} landmarks have a zero kernel diagonal after centring: the "
-                    "encoder gives all landmarks the same gradient (a constant or collapsed encoder, or duplicated "
-                    "landmarks). The cosine kernel is not defined there. If the samples differ by less than rounding "
-                    "shows (1e-6 of the diagonal in float32), dtype=torch.float64 tells them apart."
+                    "encoder gives all landmarks the same gradient (a constant or collapsed encoder, duplicated "
+                    "landmarks, or, where views stand for them, views that are all alike). The cosine kernel is not "
+                    "defined there. If the samples differ by less than rounding shows (1e-6 of the diagonal in "
+                    "float32), dtype=torch.float64 tells them apart."
                 )
         self.scale = 1.0
         self.K_mm = self._finish(raw.clone(), self._mean, self._diagonal)

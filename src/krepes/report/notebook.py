@@ -57,7 +57,7 @@ def landmark_pictures(fitted: "Auditor", wanted: list[str]) -> dict[str, bytes]:
     """Pictures of some landmarks; {} where samples are no images."""
     from krepes.shown import Pictures, looks_like_an_image
 
-    samples, place = fitted.fit_.landmarks, {name: i for i, name in enumerate(fitted.landmark_ids_)}
+    samples, place = fitted.fit_.samples, {name: i for i, name in enumerate(fitted.landmark_ids_)}
     if not looks_like_an_image(samples, None if fitted._source is None else fitted._source.kind):
         return {}
     draw = Pictures.of(fitted)
