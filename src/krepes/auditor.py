@@ -73,8 +73,8 @@ class Auditor:
         engine: memory budget, precision and feature store; see `krepes.Engine`.
         trust: thresholds of the trust gate; see `krepes.Trust`.
         landmark_rows: what stands in the kernel for a landmark: its sample ("samples"), or the first of the two views
-            that the fit draws of it ("views"): attribution predicts retraining better by it, contributions worse, and
-            the landmarks' ranking hangs more on the seed (docs/defaults.md).
+            that the fit draws of it ("views"), by which attribution may predict retraining better, contributions
+            predict it worse, and rankings hang more on the seed (docs/defaults.md).
 
     Example:
         >>> auditor = krepes.Auditor(encoder, objective="barlow_twins", landmarks=200)
