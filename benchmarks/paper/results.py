@@ -49,8 +49,8 @@ INTRODUCTION = """# Results beside the paper's
 
 Written by `python -m paper.results` in the folder benchmarks from the JSON files that the commands below leave. Every
 row is the mean over the seeds of encoder, training and audit, ± their standard deviation; a figure without ± is of one
-seed. Nothing was tuned on test points: the settings are the library's defaults. What the figures say, and where and why they fall short of the
-paper's, stands in [defaults.md](defaults.md).
+seed. Nothing was tuned on test points: the settings are the library's defaults. What the figures say, and where and why
+they fall short of the paper's, stands in [defaults.md](defaults.md).
 
 * **gap**: accuracy of a logistic probe on the kernel's representation less that on the network's, in points; **τ**:
   Kendall's rank correlation of the probability that both give the true class, over test samples. Of *f*, the
