@@ -95,6 +95,15 @@ def settings_in(manifest: dict[str, Any]) -> dict[str, Any]:
     return {"landmark_rows": "samples"} | manifest["settings"]
 
 
+def config_in(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration, likewise."""
+    config = manifest.get("config", {})
+    landmarks = config.get("landmarks")
+    if isinstance(landmarks, dict) and "sampler" in landmarks:  # of a file; the demo's are an Auditor's settings
+        return config | {"landmarks": {"rows": "samples"} | landmarks}
+    return config
+
+
 def _restore_settings(plain: dict[str, Any], indices: list[int]) -> pipeline.Settings:
     def keep(cls, values):
         return {f.name: values[f.name] for f in fields(cls) if f.name in values}

@@ -10,7 +10,7 @@ from rich.console import Console
 import krepes
 from krepes.errors import RunFolderError
 from krepes.files import inode, refusals_of, refuse_another, remove_unfinished, sha256_file, write_json
-from krepes.results import MANIFEST, own_manifest, read_manifest, refuse_foreign, versions
+from krepes.results import MANIFEST, config_in, own_manifest, read_manifest, refuse_foreign, versions
 from krepes.terminal import say
 from krepes.work import Work
 
@@ -76,9 +76,7 @@ class RunFolder:
 
     def _inspect(self, old: dict[str, Any]) -> None:
         refuse_foreign(self.path, old, self.identity["fingerprints"])
-        ours, theirs = self.identity["config"], dict(old.get("config", {}))
-        if "rows" in (ours.get("landmarks") or ()) and isinstance(theirs.get("landmarks"), dict):
-            theirs["landmarks"] = {"rows": "samples"} | theirs["landmarks"]  # it came later
+        ours, theirs = self.identity["config"], config_in(old)
         differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         if differing:
             raise RunFolderError(

@@ -14,6 +14,7 @@ from krepes.comparison import _notes
 from krepes.data.stream import VIEW_BLOCK, blocks, make_views, subset
 from krepes.errors import ConfigError, NonFiniteError, RunFolderError
 from krepes.report.notebook import landmark_pictures
+from krepes.run_folder import RunFolder
 from krepes.shown import Pictures
 
 N, M = 3 * VIEW_BLOCK - 20, 40  # the last block is shorter
@@ -128,6 +129,23 @@ def test_a_run_from_before_the_setting_is_one_of_samples(network, samples, tmp_p
     made(network, landmark_rows="samples").fit(samples, noisy).save(old)
     said = [settings_differ(one, two) for one, two in ((old, views_), (views_, old), (plain, old), (old, plain))]
     assert said == ["landmark_rows", "landmark_rows", None, None]
+
+
+def test_a_folder_from_before_the_setting_is_gone_on_with(tmp_path):
+    def config(**rows):
+        return {"title": "one", "landmarks": {"sampler": "kmeans++", "m": 40} | rows}
+
+    manifest = {
+        "config": config(),
+        "fingerprints": {},
+        "versions": {"krepes": krepes.__version__},
+        "status": "complete",
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    identity = {"fingerprints": {}, "behaviour": {}}
+    assert RunFolder.open(tmp_path, identity | {"config": config(rows="samples")}).complete
+    with pytest.raises(RunFolderError, match="these settings differ: landmarks"):
+        RunFolder.open(tmp_path, identity | {"config": config(rows="views")})
 
 
 def settings_differ(one, two):
