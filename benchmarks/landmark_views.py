@@ -1,6 +1,5 @@
 """Several rows of the kernel per landmark: its sample and views of it. krepes keeps one; docs/defaults.md says why."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +20,6 @@ def with_views(auditor: Auditor, views: Any, each: int) -> Auditor:
     """
     if each == 1:
         return auditor
-    auditor = copy.copy(auditor)
     fit, settings, source = auditor.fit_, auditor.settings, auditor.source_
     pairs = [paired_views(source, views, block, settings.seed) for block in blocks(range(len(source)), VIEW_BLOCK)]
     more = [torch.cat(view)[fit.indices] for view in zip(*pairs, strict=True)][: each - 1]
@@ -29,9 +27,9 @@ def with_views(auditor: Auditor, views: Any, each: int) -> Auditor:
     nystrom = decompose(rows.K_mm, fit.nystrom.h, rank_cut(settings, rows))
     moments, step = take_step(Stream(source, views, rows, nystrom, settings, fit.memory, Work()), auditor.progress)
     A0, dA = nystrom.dual(nystrom.B0), nystrom.dual(step.dB)
-    auditor._fit = replace(
+    several = replace(
         fit, indices=fit.indices * each, samples=rows.landmarks, rows=rows, nystrom=nystrom, moments=moments, step=step,
         A0=A0, dA=dA,
     )  # fmt: skip
-    auditor._landmark_ids = [f"{source.ids[i]}, {k}" for k in range(each) for i in fit.indices]
-    return auditor
+    ids = [f"{source.ids[i]}, {k}" for k in range(each) for i in fit.indices]
+    return auditor.with_fit(several, auditor.seen_, ids)

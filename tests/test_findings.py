@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import krepes
+from krepes.audit.asked import attributed
 from krepes.audit.findings import AuditPlan, drawn_blocks, draws_and_samples
 from krepes.cli import app
 from krepes.data import ArraySource, TableSchema
@@ -231,7 +232,7 @@ def test_a_streamed_objective_is_attributed_among_some():
     auditor = krepes.Auditor(MLP(5, (16,), 3).eval(), krepes.SimCLR(batch_size=100), landmarks=25)
     auditor.fit(x, noisy)
     among = drawn_blocks(600, 200, 0)
-    part, error = auditor._attributed(x[:2], None, "invariance", among=among, draws=2)
+    part, error = attributed(auditor, x[:2], None, "invariance", among=among, draws=2)
     torch.testing.assert_close(part, auditor.attribute(x[:2], draws=2)[:, torch.as_tensor(among)])
     assert error is not None
     assert error.shape == part.shape

@@ -1,10 +1,9 @@
 """The public face: fit once, then ask why samples lie where they lie."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
-from numbers import Integral
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -15,31 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from krepes import influence, objectives, pipeline
-from krepes.audit import attribution, targets
-from krepes.audit.places import check_place, place_of
 from krepes.audit.trust import Trust, TrustGate, assess
-from krepes.data.source import ArraySource, Source, Subset, as_source
-from krepes.data.stream import (
-    VIEW_BLOCK,
-    SubsetViews,
-    Views,
-    blocks,
-    check_views,
-    make_views,
-    names,
-    probe_of,
-    read,
-)
+from krepes.data.source import Source, as_source
+from krepes.data.stream import Views, check_views, probe_of
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import Engine
 from krepes.engine import rank_tolerance as cut_at
-from krepes.errors import ConfigError, DataError, LandmarkError, NotFittedError, is_whole
+from krepes.errors import ConfigError, DataError, NotFittedError, is_whole
 from krepes.explanation import SAMPLES, Explanation
 from krepes.files import one_writer, remove_unfinished
+from krepes.influence import scored
 from krepes.kernel.ntk import NTK, KernelError, gradient_map
-from krepes.landmarks import KMeansPlusPlus, Sampler
+from krepes.landmarks import Sampler
+from krepes.landmarks.samplers import as_landmarks
 from krepes.progress import Progress
 from krepes.report.notebook import landmark_pictures
+from krepes.seen import Seen, behaviour, landmarks_among
 from krepes.solver import Newton, Outcome
 from krepes.work import Work, key_of
 from krepes.workers import current
@@ -47,10 +37,7 @@ from krepes.workers import current
 if TYPE_CHECKING:
     from krepes.audit.concepts import Concept
     from krepes.audit.discovery import AutomaticConcept
-    from krepes.audit.feature_gap import Tops
     from krepes.audit.findings import AuditPlan, Findings
-
-BLOCK = 256  # samples per block of the scores that are returned as one table
 
 
 class Auditor:
@@ -130,9 +117,7 @@ class Auditor:
         self.progress = progress or Progress()
         self.thresholds = trust or Trust()
         self._fit: pipeline.Fit | None = None
-        self._source: Source | None = None
-        self._training: Source | None = None
-        self._views: Views | None = None
+        self._seen: Seen | None = None
 
     # ------------------------------------------------------------------ fit
     def fit(self, source: Any, views: Views, work: str | Path | None = None, work_key: str | None = None) -> "Auditor":
@@ -170,10 +155,50 @@ class Auditor:
         """`fit` with blocks kept in a `Work` whose key the caller has made."""
         views = check_views(views, source)
         self._fit = pipeline.fit(self.encoder, source, views, self.settings, self.progress, work)
-        self._source, self._training, self._views = source, source, views
+        self._seen = Seen(source, source, views, self.settings.seed)
         self._landmark_ids = [source.ids[i] for i in self._fit.indices]
         self._trust = None
         return self
+
+    def with_fit(
+        self, fit: pipeline.Fit, seen: Seen, landmark_ids: Sequence[str], trust: TrustGate | None = None
+    ) -> "Auditor":
+        """This auditor with a fit that was made elsewhere, for refits and `krepes.load`; this one stays as it is.
+
+        Args:
+            fit: the stages' results.
+            seen: the samples and views that they are of.
+            landmark_ids: in the order of the scores' columns (m,).
+            trust: the gate, where it is known; default computed when it is asked for.
+        """
+        other = copy(self)
+        other._fit, other._seen, other._landmark_ids, other._trust = fit, seen, list(landmark_ids), trust
+        return other
+
+    def with_samples(self, source: Any, views: Views | None = None) -> "Auditor":
+        """This auditor, which `krepes.load` read, with the samples and views of its fit: all can be asked of it again.
+
+        Args:
+            source: the training samples: those of the fit, with the same ids.
+            views: theirs; without them nothing can be asked that draws views.
+
+        Returns:
+            an auditor; this one stays as it is. Its landmarks count as given by position, so that no other number of
+            them can be asked for.
+
+        Raises:
+            NotFittedError: there is no fit.
+            ConfigError: views are neither a callable nor two tensors.
+            DataError: these are not the samples or the views of the fit, or a landmark is none of the samples, as after
+                a counterfactual that kept removed ones.
+        """
+        fit, seen = self.fit_, self.seen_
+        samples = seen.samples(source)
+        now = replace(seen, audited=seen.audited or samples, training=samples)
+        if views is not None:
+            now = replace(now, views=now.given(views=views)[1])
+        at = fit.indices if seen.audited is not None else landmarks_among(samples, self._landmark_ids, fit.samples)
+        return self.with_fit(replace(fit, indices=at), now, self._landmark_ids, self._trust)
 
     def _work_key(self, source: Source, views: Views, name: str | None) -> str:
         from krepes.results import describe_settings, versions
@@ -190,24 +215,14 @@ class Auditor:
             "dtype": str(self.encoder.dtype),
             "versions": versions(),
             "views": name,
-            "behaviour": self.behaviour(source, views),
+            "behaviour": behaviour(self.settings, self.encoder, source, views),
         }
         return key_of(parts)
 
-    def behaviour(self, source: Source, views: Views) -> dict[str, list[float]]:
-        """What the encoder, its gradients and the views make of the first samples, in a few numbers.
-
-        The forward pass and a view's settings are code, which no fingerprint of weights or names sees.
-        """
-        first = read(source, range(min(3, len(source))))
-        gradients = gradient_map(self.settings.kernel, self.encoder, probe_of(source))
-        pair = make_views(source, views, range(min(VIEW_BLOCK, len(source))), self.settings.seed)
-        spread = sorted({round(i * (len(source) - 1) / 255) for i in range(256)})
-        outputs = checks(self.encoder(read(source, spread)))
-        seen = {"first outputs": self.encoder(first), "kernel": gradients(first).inner(gradients(first)),
-                "view a": pair[0][: len(first)], "view b": pair[1][: len(first)]}  # fmt: skip
-        # of many samples, as a branch of the code may concern few of them
-        return {name: checks(values) for name, values in seen.items()} | {"outputs": outputs}
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there is a fit."""
+        return self._fit is not None
 
     @property
     def fit_(self) -> pipeline.Fit:
@@ -219,9 +234,18 @@ class Auditor:
     @property
     def source_(self) -> Source:
         """The samples that `fit` saw."""
-        if self._source is None:
-            raise NotFittedError("this auditor holds no samples; call fit(source, views=...)")
-        return self._source
+        if self.seen_.audited is None:
+            raise NotFittedError(
+                "this auditor holds no samples; call with_samples(source, views) with those of its fit"
+            )
+        return self.seen_.audited
+
+    @property
+    def seen_(self) -> Seen:
+        """Samples and views of the fit, as far as they are at hand."""
+        if self._seen is None:
+            raise NotFittedError("this auditor is not fitted; call fit(source, views=...) or krepes.load(folder)")
+        return self._seen
 
     @property
     def landmark_ids_(self) -> list[str]:
@@ -231,7 +255,7 @@ class Auditor:
     @property
     def training_ids_(self) -> Sequence[str]:
         """Ids of the samples that the objective saw (n,), in the order of `attribute`'s columns."""
-        return self._trained_on(None, None)[0].ids
+        return self.seen_.samples().ids
 
     @property
     def A0_(self) -> Tensor:
@@ -272,7 +296,7 @@ class Auditor:
     def trust_(self) -> TrustGate:
         """The trust gate: every figure, its threshold, its verdict."""
         if self._trust is None:
-            training, views = self._trained_on(None, None)
+            training, views = self.seen_.given()
             with self.progress.stage("trust"):
                 self._trust = assess(
                     self.fit_, self.settings, self.encoder, self.source_, training, views, self.thresholds
@@ -282,19 +306,19 @@ class Auditor:
     # --------------------------------------------------------------- scores
     def kernel(self, x: Any) -> Tensor:
         """Kernel rows of x against the landmarks, (t, M), float64."""
-        return self._scores(x)[0]
+        return scored(self.fit_, x)[0]
 
     def transform(self, x: Any) -> Tensor:
         """f(x) = (Ã₀ + ΔÃ)ᵀ k_m(x), (t, h), float64; columns have arbitrary signs."""
-        return self._scores(x)[1]
+        return scored(self.fit_, x)[1]
 
     def influence(self, x: Any) -> Tensor:
         """Sample influence ‖k(x̃_l, x_t) ΔÃ_l‖, (t, m), unsigned."""
-        return influence.sample_influence(self._scores(x)[0], self.dA_)
+        return influence.sample_influence(scored(self.fit_, x)[0], self.dA_)
 
     def contribution(self, x: Any) -> Tensor:
         """Signed contribution ⟨k(x̃_l, x_t) ΔÃ_l, f(x_t)/‖f(x_t)‖⟩, (t, m): attract > 0, repel < 0."""
-        K, f = self._scores(x)
+        K, f = scored(self.fit_, x)
         return influence.signed_contribution(K, self.dA_, f)
 
     def explain(self, x: Any, top_k: int = 10, by: str = "influence", ids: Sequence[str] | None = None) -> Explanation:
@@ -318,7 +342,7 @@ class Auditor:
         names = [str(i) for i in (source.ids if ids is None else ids)]
         if len(names) != len(source):
             raise DataError(f"{len(names)} ids for {len(source)} samples; expected one each")
-        K, f = self._scores(source)
+        K, f = scored(self.fit_, source)
         scores = influence.sample_influence(K, self.dA_)
         signed = influence.signed_contribution(K, self.dA_, f)
         table = influence.top_table(scores, signed, names, self.landmark_ids_, top_k, by)
@@ -328,7 +352,7 @@ class Auditor:
     def _repr_html_(self) -> str:
         from krepes.report.notebook import auditor
 
-        return auditor(self)
+        return auditor(self, self._trust)
 
     def attribute(
         self,
@@ -366,7 +390,7 @@ class Auditor:
             at: "encoder" or "step".
             damping: at the encoder, λ relative to the mean curvature; default 0.1. The step has its own.
             draws: of views that each training sample is weighed with; default 8, and 1 for two fixed tensors of views.
-            source, views: the training samples and views, for an auditor that was loaded from a folder.
+            source, views: the training samples and views, for a loaded auditor without them (`with_samples`).
 
         Returns:
             scores (t, n), or (Q, n), in the encoder's type.
@@ -387,46 +411,9 @@ class Auditor:
         Source: Koh and Liang, "Understanding Black-box Predictions via Influence Functions", 2017, arXiv 1703.04730;
         docs/method.md.
         """
-        return self._attributed(x, direction, target, source, views, draws=draws, at=at, damping=damping)[0]
+        from krepes.audit.asked import attributed
 
-    def _attributed(
-        self,
-        x: Any,
-        direction: Any,
-        target: "str | Callable[[Tensor], Tensor] | None",
-        source: Any = None,
-        views: Views | None = None,
-        among: Any = None,
-        draws: int | None = None,
-        at: str = "encoder",
-        damping: float | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """`attribute`, of the training samples at the positions `among` (k,) if given: (t, k), and standard errors."""
-        if direction is not None and target is not None:
-            raise ConfigError("direction and target are two ways to ask; give one of them")
-        fitted, settings = self.fit_, self.settings
-        source, views = self._trained_on(source, views)
-        redrawable = callable(views.views if isinstance(views, SubsetViews) else views)
-        shape = tuple(fitted.samples.shape[1:])
-        if shape and tuple(getattr(x, "shape", ())) == shape:
-            raise DataError(f"x has shape {shape}, that of one sample; expected samples (t, ...): give x[None]")
-        explained = as_source(x)
-        check_place(settings, fitted, at, damping)
-        draws = attribution.check_draws(draws, redrawable)
-        if direction is None:
-            targets.check_target(target, redrawable)
-        else:
-            h = fitted.nystrom.h if at == "step" else self.encoder.n_outputs or 0
-            direction = targets.as_direction(direction, len(explained), h)
-        place = place_of(fitted, settings, source, at, damping)
-        phi, B = fitted.nystrom.features(self._scores(explained)[0]), place.end
-        if direction is not None:
-            gradients = phi[:, :, None] * direction.to(phi)[:, None]
-        elif callable(target):
-            gradients = targets.gradients_of(target, phi, B)
-        else:
-            gradients = targets.invariance_gradients(phi, self._features_of_views(explained, views), B)
-        return attribution.attribute(fitted, settings, place, source, views, gradients, self.progress, among, draws)
+        return attributed(self, x, direction, target, source, views, draws=draws, at=at, damping=damping)[0]
 
     def concept(self, positive: Any, negative: Any = None, name: str = "concept", draws: int = 50) -> "Concept":
         """A direction with a meaning: the unit normal of a linear separator of two sets of samples.
@@ -531,11 +518,12 @@ class Auditor:
 
         Source: the paper, §3; the statistics are described in docs/method.md.
         """
-        from krepes.audit.columns import features
+        from krepes.audit.columns import features, raw_table
         from krepes.audit.feature_gap import gap_table
+        from krepes.audit.top_landmarks import tops
 
-        found = features(self._raw_table(table), columns)
-        return gap_table(found, *self._tops(samples, top_k, refits), self.settings.seed)
+        found = features(raw_table(self, table), columns)
+        return gap_table(found, *tops(self, samples, top_k, refits), self.settings.seed)
 
     def group_gap(
         self,
@@ -554,11 +542,12 @@ class Auditor:
             than 100 test points or 5 landmarks). Groups of fewer than 20 points have no interval and no p; those of no
             landmark have no gap.
         """
-        from krepes.audit.columns import features
+        from krepes.audit.columns import features, raw_table
         from krepes.audit.feature_gap import group_table
+        from krepes.audit.top_landmarks import tops
 
-        (feature,) = features(self._raw_table(table), [column])
-        return group_table(feature, *self._tops(samples, top_k, refits), self.settings.seed)
+        (feature,) = features(raw_table(self, table), [column])
+        return group_table(feature, *tops(self, samples, top_k, refits), self.settings.seed)
 
     def feature_influence(self, x: Any, rows: pd.DataFrame, column: str, table: pd.DataFrame | None = None) -> Tensor:
         """Sample influence × agreement in one raw column, (t, m).
@@ -574,44 +563,9 @@ class Auditor:
             ConfigError: no such column.
             DataError: the rows are not one for each sample, or hold values of another kind than the table's.
         """
-        from krepes.audit.columns import features
-        from krepes.audit.features_of_rows import column_of, values_of_rows
+        from krepes.audit.features_of_rows import feature_influence
 
-        raw, given = column_of(self._raw_table(table), column, "the table"), column_of(rows, column, "rows")
-        scores = self.influence(x)
-        if len(given) != len(scores):
-            raise DataError(f"rows has {len(given)} rows for {len(scores)} samples; expected one each")
-        (feature,) = features(pd.DataFrame({column: raw}), [column])
-        mine, theirs = values_of_rows(feature, raw, given), feature.values[np.asarray(self.fit_.indices)]
-        return scores * torch.as_tensor(feature.agreement_of(mine[:, None], theirs[None])).to(scores)
-
-    def _raw_table(self, table: pd.DataFrame | None) -> pd.DataFrame:
-        found = self.source_.metadata() if table is None else table
-        if found is None:
-            raise DataError("the audited samples have no table; give one: a raw row for each of them")
-        if len(found) != len(self.source_):
-            raise DataError(
-                f"the table has {len(found)} rows for {len(self.source_)} audited samples; expected one each"
-            )
-        return found
-
-    def _tops(self, samples: Any, top_k: int, refits: int = 0) -> "tuple[Tops, list[Tops]]":
-        """Test points among the audited samples and their top landmarks, in this fit and in refits."""
-        from krepes.audit.feature_gap import SAMPLES, Tops
-        from krepes.audit.refits import refits as refitted
-        from krepes.audit.selection import positions
-
-        if not is_whole(refits) or refits < 0:
-            raise ConfigError(f"refits={refits!r}; expected a whole number, at least 0")
-        source, seed = self.source_, self.settings.seed
-        if samples is None:
-            chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:SAMPLES])
-        else:
-            chosen = positions(source, samples, "samples")
-        influence = self.influence(Subset(source, chosen)).cpu().numpy()
-        tops = Tops.of(chosen, np.asarray(self.fit_.indices), influence, top_k)
-        again = (Tops.of_refit(chosen, one, top_k) for one in refitted(self, chosen, refits))
-        return tops, [one for one in again if one is not None]
+        return feature_influence(self, x, rows, column, table)
 
     @property
     def spectral_entropy_(self) -> float:
@@ -691,7 +645,7 @@ class Auditor:
         Args:
             remove: ids, a boolean mask (n,), or a query on the samples' table such as `sex == "Female"`.
             keep_landmarks: removed landmarks stay in the basis, so that f before and after share their coordinates.
-            source, views: the training samples and views, for an auditor that was loaded from a folder.
+            source, views: the training samples and views, for a loaded auditor without them (`with_samples`).
 
         Returns:
             a fitted auditor; `krepes.movement(self, it, x)` says what moved.
@@ -702,81 +656,19 @@ class Auditor:
         from krepes.audit.counterfactual import without
         from krepes.audit.selection import positions
 
-        fitted = self.fit_
-        source, views = self._trained_on(source, views)
+        fitted, seen = self.fit_, self.seen_
+        source, views = seen.given(source, views)
         removed = positions(source, remove, "remove")
         refit = without(
-            fitted, self.settings, self.encoder, source, views, removed, self.landmark_ids_, self._source or source,
+            fitted, self.settings, self.encoder, source, views, removed, self.landmark_ids_, seen.audited or source,
             keep_landmarks, self.progress,
         )  # fmt: skip
-        other = copy(self)
-        other._fit, other._source, other._training, other._views = refit.fit, refit.shown, refit.training, refit.views
-        other._landmark_ids = [refit.shown.ids[i] for i in refit.fit.indices]
-        other._trust = None
-        return other
-
-    def _trained_on(self, source: Any, views: Views | None) -> tuple[Source, Views]:
-        """The training samples and their views: given ones, or those of `fit`."""
-        found = self._training if source is None else as_source(source)
-        if found is None:
-            raise NotFittedError("this auditor holds no samples; fit it, or give source=… and views=…")
-        if found is not self._training:
-            wanted = self._data_print if self._training is None else self._training.fingerprint()
-            if wanted is not None and found.fingerprint() != wanted:
-                raise DataError(
-                    f"these {len(found)} samples are not those that the auditor was fitted on: their fingerprint "
-                    "differs. Give the same samples with the same ids."
-                )
-        if views is None and (self._views is None or (source is not None and not callable(self._views))):
-            raise NotFittedError("this auditor holds no views of these samples; give source=… and views=…")
-        if views is not None and views is not self._views:
-            views, known = check_views(views, found), self._behaviour
-
-            def seen(views: Views) -> dict[str, list[float]]:
-                pair = make_views(found, views, range(min(VIEW_BLOCK, len(found))), self.settings.seed)
-                return {f"view {which}": checks(view[:3]) for which, view in zip("ab", pair, strict=True)}
-
-            if self._views is not None:
-                known = seen(self._views)
-            for name, numbers in ({} if known is None else seen(views)).items():
-                if known is not None and not np.allclose(numbers, known[name], rtol=1e-3, atol=1e-5):
-                    raise DataError(
-                        "these views are not those that the auditor was fitted with: they make something else of the "
-                        "first samples. Give the same views, with the same settings."
-                    )
-        views = self._views if views is None else check_views(views, found)
-        assert views is not None
-        return found, views
-
-    def _features_of_views(self, x: Any, views: Views) -> Tensor:
-        """Features of 128 seeded views of every sample, (t, 128, r): the same wherever the sample stands in x."""
-        views = views.views if isinstance(views, SubsetViews) else views
-        source, fitted = as_source(x), self.fit_
-        half, r = attribution.VIEWS // 2, fitted.nystrom.rank
-        phi = torch.empty(len(source), 2 * half, r, dtype=torch.float64, device=fitted.nystrom.U.device)
-        for i in range(len(source)):
-            copies = Subset(ArraySource(read(source, [i]), ids=[source.ids[i]]), np.zeros(half, dtype=np.int64))
-            pair = make_views(copies, views, range(half), self.settings.seed + 1)
-            named = names(copies, [0] * (2 * half), " (a view)")
-            phi[i] = fitted.nystrom.features(fitted.rows(torch.cat(pair), named)[0])
-        return phi
+        now = Seen(refit.shown, refit.training, refit.views, self.settings.seed)
+        return self.with_fit(refit.fit, now, [refit.shown.ids[i] for i in refit.fit.indices])
 
     def represent(self, batch: Tensor) -> Tensor:
         """f (B, h) of one batch of samples (B, ...), float64, without checks."""
         return self.fit_.rows(batch)[0].double() @ (self.fit_.A0 + self.fit_.dA)
-
-    def _scores(self, x: Any) -> tuple[Tensor, Tensor]:
-        """Kernel rows (t, M) and representations (t, h)."""
-        fitted, source = self.fit_, as_source(x)
-        expected = fitted.samples.shape[1:]
-        found = source.batch([0]).shape[1:]
-        if found != expected:
-            raise DataError(f"samples have shape {tuple(found)}; the auditor was fitted on {tuple(expected)}")
-        if source.batch([0]).is_floating_point() != fitted.samples.is_floating_point():
-            raise DataError(f"samples are {source.batch([0]).dtype}; the auditor was fitted on {fitted.samples.dtype}")
-        parts = [fitted.rows(read(source, b), names(source, b))[0].double() for b in blocks(range(len(source)), BLOCK)]
-        K = torch.cat(parts)
-        return K, K @ (fitted.A0 + fitted.dA)
 
     # ------------------------------------------------------------- keeping
     def save(self, folder: str | Path) -> Path:
@@ -835,36 +727,3 @@ class Auditor:
 
     _trust: TrustGate | None = None
     _landmark_ids: list[str]
-    _data_print: str | None = None  # of the training samples, for a loaded auditor
-    _behaviour: dict[str, list[float]] | None = None  # of its views on the first samples
-
-
-def checks(values: Tensor) -> list[float]:
-    """Three numbers per sample that change with any of its values: mean, root mean square, a seeded projection."""
-    flat = values.detach().flatten(1).double().cpu()
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(flat.shape[1], generator=generator, dtype=torch.float64) / math.sqrt(flat.shape[1])
-    return torch.stack([flat.mean(1), flat.square().mean(1).sqrt(), flat @ weights], 1).flatten().tolist()
-
-
-def as_landmarks(wanted: Any) -> Sampler | list[int]:
-    """A sampler, or explicit positions."""
-    if isinstance(wanted, bool) or wanted is None:
-        raise ConfigError(f"landmarks={wanted}; expected a number, 'sqrt', positions, or a sampler")
-    if isinstance(wanted, str):
-        if wanted != "sqrt":
-            raise ConfigError(f"landmarks={wanted!r}; expected a number, 'sqrt', positions, or a sampler")
-        return KMeansPlusPlus()
-    if isinstance(wanted, Integral):
-        return KMeansPlusPlus(m=int(wanted))
-    if isinstance(wanted, Sampler):
-        return wanted
-    try:
-        positions = [float(i) for i in wanted]
-    except TypeError as error:
-        raise ConfigError(f"landmarks={wanted!r}; expected a whole number, 'sqrt', positions, or a sampler") from error
-    if not positions:
-        raise LandmarkError("landmarks is empty; expected at least one position")
-    if any(not math.isfinite(p) or p != int(p) for p in positions):
-        raise ConfigError("landmarks holds values that are no whole numbers; expected positions in the source")
-    return [int(p) for p in positions]

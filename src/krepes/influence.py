@@ -1,9 +1,37 @@
 """Scores of landmarks for samples, from kernel rows. All are free of the eigenvectors' arbitrary signs."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+
+from krepes.data.source import as_source
+from krepes.data.stream import blocks, names, read
+from krepes.errors import DataError
+from krepes.pipeline import Fit
+
+BLOCK = 256  # samples at a time
+
+
+def scored(fit: Fit, x: Any) -> tuple[Tensor, Tensor]:
+    """Kernel rows (t, M) and representations f = K (Ã₀ + ΔÃ) (t, h) of samples (t, ...), float64.
+
+    Raises:
+        DataError: the samples have another shape or type than those of the fit.
+    """
+    source = as_source(x)
+    first, expected = source.batch([0]), fit.samples
+    if first.shape[1:] != expected.shape[1:]:
+        raise DataError(
+            f"samples have shape {tuple(first.shape[1:])}; the auditor was fitted on {tuple(expected.shape[1:])}"
+        )
+    if first.is_floating_point() != expected.is_floating_point():
+        raise DataError(f"samples are {first.dtype}; the auditor was fitted on {expected.dtype}")
+    parts = [fit.rows(read(source, b), names(source, b))[0].double() for b in blocks(range(len(source)), BLOCK)]
+    K = torch.cat(parts)
+    return K, K @ (fit.A0 + fit.dA)
 
 
 def sample_influence(K: Tensor, dA: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from krepes.files import sha256_file, write_atomically, write_json
 from krepes.kernel.ntk import NTK, KernelError, KernelRows, gradient_map
 from krepes.nystrom import Nystrom
 from krepes.remote import local_run
+from krepes.seen import Seen, behaviour
 from krepes.solver import Newton, Outcome, Step
 
 MANIFEST, MODEL = "manifest.json", "model.safetensors"
@@ -139,7 +140,7 @@ def save_auditor(
         prints: the fingerprints, where they are known already.
     """
     fit, encoder = auditor.fit_, auditor.encoder
-    training = auditor._trained_on(None, None)[0]
+    training, views = auditor.seen_.given()
     prints = prints or {"encoder": encoder.fingerprint(), "data": training.fingerprint()}
     settings = describe_settings(auditor.settings)
     if not (folder / MANIFEST).exists() and (folder / MODEL).exists():
@@ -182,7 +183,7 @@ def save_auditor(
         "samples": len(training),
         "moments_n": fit.moments.n if fit.moments is not None else None,
         "landmark_positions": fit.indices if training is auditor.source_ else places(training, auditor.landmark_ids_),
-        "behaviour": auditor.behaviour(*auditor._trained_on(None, None)),
+        "behaviour": behaviour(auditor.settings, encoder, training, views),
         "landmark_ids": auditor.landmark_ids_,
         "outcome": fit.step.outcome.as_plain(),
         "memory": asdict(fit.memory) if fit.memory else None,
@@ -198,7 +199,7 @@ def save_auditor(
 def load(
     folder: str | Path, encoder: nn.Module | None = None, device: str | torch.device | None = None
 ) -> "krepes.Auditor":
-    """A fitted auditor from a run folder.
+    """A fitted auditor from a run folder, without its samples: `Auditor.with_samples` gives them to it.
 
     Args:
         folder: what `Auditor.save` or `krepes audit` wrote; its URL, if it is kept at one.
@@ -282,17 +283,16 @@ def _load(folder: Path, manifest: dict[str, Any], encoder: nn.Module | None, dev
         sums = {k.removeprefix("moments."): v for k, v in tensors.items() if k.startswith("moments.")}
         moments = objectives.Moments(manifest["moments_n"], **sums)
     step = Step(tensors["dB"], Outcome.of_plain(manifest["outcome"]))
-    auditor._fit = pipeline.Fit(
+    fit = pipeline.Fit(
         manifest["landmark_positions"], tensors["landmarks"], rows, nystrom, moments, step, tensors["A0"],
         tensors["dA"], kernel_error=KernelError(**error) if error else None,
     )  # fmt: skip
-    auditor._landmark_ids = manifest["landmark_ids"]
+    prints, trust = manifest.get("fingerprints") or {}, None
     trusted = (manifest.get("outputs") or {}).get("trust.json")
     if trusted and (folder / "trust.json").is_file() and sha256_file(folder / "trust.json") == trusted:
-        auditor._trust = TrustGate.of_dict(json.loads((folder / "trust.json").read_text(encoding="utf-8")))
-    auditor._behaviour = manifest.get("behaviour")
-    auditor._data_print = (manifest.get("fingerprints") or {}).get("data")
-    return auditor
+        trust = TrustGate.of_dict(json.loads((folder / "trust.json").read_text(encoding="utf-8")))
+    seen = Seen(None, None, None, settings.seed, prints.get("data"), manifest.get("behaviour"))
+    return auditor.with_fit(fit, seen, manifest["landmark_ids"], trust)
 
 
 def refuse_another_fit(folder: Path, tensors: dict[str, Any]) -> None:

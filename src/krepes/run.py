@@ -35,6 +35,7 @@ from krepes.report.page import build_page
 from krepes.report.words import number
 from krepes.results import MODEL, describe_settings, read_manifest, save_auditor, versions
 from krepes.run_folder import FINDINGS, OUTPUTS, WORK, finished, opened
+from krepes.seen import behaviour
 from krepes.shown import write_shown
 from krepes.stored import StoredRun
 from krepes.tables import write_tables
@@ -95,7 +96,8 @@ def run_audit(
             prints["labels"] = hashlib.sha256(repr(labels.tolist()).encode()).hexdigest()
         if plan.concept_folder is not None:
             prints["concepts"] = sha256_tree(Path(plan.concept_folder))
-        identity = {"fingerprints": prints, "config": config, "behaviour": auditor.behaviour(source, views)}
+        seen = behaviour(auditor.settings, auditor.encoder, source, views)
+        identity = {"fingerprints": prints, "config": config, "behaviour": seen}
         if workers.size > 1:
             workers.agree(seen_by_a_worker(auditor, prints, config))
         run = opened(folder, identity, overwrite, console, bucket) if workers.first else None

@@ -72,7 +72,7 @@ def explained_table(auditor: "Auditor", chosen: Sequence[int]) -> pd.DataFrame:
     if not len(chosen):
         return pd.DataFrame(columns=pd.Index(columns))
     source, m = auditor.source_, len(auditor.landmark_ids_)
-    K, f = auditor._scores(Subset(source, np.asarray(chosen)))
+    K, f = influence.scored(auditor.fit_, Subset(source, np.asarray(chosen)))
     signed = influence.signed_contribution(K, auditor.dA_, f)
     scores = influence.sample_influence(K, auditor.dA_)
     return pd.DataFrame(
@@ -97,7 +97,7 @@ def picture_table(
     In the order explained samples, attributed training samples, landmarks by influence, concepts' members, until the
     budget is spent.
     """
-    source, training = auditor.source_, auditor._training or auditor.source_
+    source, training = auditor.source_, auditor.seen_.samples()
     if not looks_like_an_image(source.batch([0]), source.kind):
         return None
     draw = Pictures.of(auditor)
@@ -150,7 +150,7 @@ class Pictures:
     @classmethod
     def of(cls, auditor: "Auditor") -> "Pictures":
         """On the scale before the normalisation that the views or the source know; else on that of the samples."""
-        source, views = auditor._source, auditor._views
+        source, views = auditor.seen_.audited, auditor.seen_.views
         inner = views.views if isinstance(views, SubsetViews) else views
         for known in (None if inner is None else image_views(inner), getattr(source, "preprocess", None)):
             mean, std = getattr(known, "mean", None), getattr(known, "std", None)

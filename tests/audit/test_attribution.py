@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from krepes import BYOL, Auditor, BarlowTwins, Newton, SimCLR, SpectralContrastive, VICReg
+from krepes.audit.asked import attributed, features_of_views
 from krepes.audit.places import Place
 from krepes.encoders import MLP
 from krepes.errors import ConfigError, NonFiniteError
@@ -37,10 +38,10 @@ def view_features(auditor: Auditor) -> tuple[torch.Tensor, torch.Tensor]:
     from krepes.pipeline import Stream
     from krepes.work import Work
 
-    assert auditor._views is not None
+    assert auditor.seen_.views is not None
     assert auditor.fit_.memory is not None
     stream = Stream(
-        auditor.source_, auditor._views, auditor.fit_.rows, auditor.fit_.nystrom, auditor.settings,
+        auditor.source_, auditor.seen_.views, auditor.fit_.rows, auditor.fit_.nystrom, auditor.settings,
         auditor.fit_.memory, Work(),
     )  # fmt: skip
     parts = list(stream.features(range(len(auditor.source_))))
@@ -102,7 +103,7 @@ def test_target_and_invariance_equal_finite_differences():
     assert found.shape == (2, len(x))
     torch.testing.assert_close(found[:, chosen], expected, rtol=1e-4, atol=1e-9)
 
-    phi_views = auditor._features_of_views(queries, noisy)
+    phi_views = features_of_views(auditor.fit_, queries, noisy, auditor.settings.seed + 1)
 
     def cosine(B):
         f, g = phi @ B, phi_views @ B
@@ -275,8 +276,8 @@ def noisy_auditor(seed: int, objective=None) -> tuple[Auditor, torch.Tensor]:
 def test_draws_are_averaged_and_their_spread_is_the_error(objective):
     auditor, x = noisy_auditor(0, objective)
     direction = torch.ones(4)
-    one, none = auditor._attributed(x[:2], direction, None, draws=1, at="step")
-    two, error = auditor._attributed(x[:2], direction, None, draws=2, at="step")
+    one, none = attributed(auditor, x[:2], direction, None, draws=1, at="step")
+    two, error = attributed(auditor, x[:2], direction, None, draws=2, at="step")
     assert none is None
     assert error is not None
     other = 2 * two - one  # the second draw

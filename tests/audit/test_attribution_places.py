@@ -15,6 +15,7 @@ from torch import nn
 
 from krepes import BYOL, Auditor, BarlowTwins, Newton, SimCLR, SpectralContrastive, VICReg
 from krepes.audit import attribution, places, targets
+from krepes.audit.asked import attributed, features_of_views
 from krepes.audit.findings import AuditPlan
 from krepes.encoders import MLP
 from krepes.engine import Engine
@@ -296,11 +297,11 @@ def test_a_samples_scores_do_not_depend_on_where_it_stands():
 
 def test_every_sample_has_128_views_of_its_own():
     auditor, x = plain()
-    phi = auditor._features_of_views(x[:3], noisy)
+    phi = features_of_views(auditor.fit_, x[:3], noisy, auditor.settings.seed + 1)
     assert phi.shape == (3, 128, auditor.fit_.nystrom.rank)
     assert len(phi[0].unique(dim=0)) == 128
     calls = []
-    auditor._features_of_views(x[:3], lambda batch, generator: calls.append(batch) or noisy(batch, generator))
+    features_of_views(auditor.fit_, x[:3], lambda batch, generator: calls.append(batch) or noisy(batch, generator), 1)
     assert all(len(batch.unique(dim=0)) == 1 for batch in calls)
 
 
@@ -415,8 +416,8 @@ def test_scores_of_a_shortened_step_are_shortened():
 def test_scores_among_some_are_those_among_all(objective):
     auditor, x = plain(objective)
     among = np.array([3, 17, 18, 59])
-    part, error = auditor._attributed(x[:2], DIRECTION, None, among=among, draws=2)
-    whole, errors = auditor._attributed(x[:2], DIRECTION, None, draws=2)
+    part, error = attributed(auditor, x[:2], DIRECTION, None, among=among, draws=2)
+    whole, errors = attributed(auditor, x[:2], DIRECTION, None, draws=2)
     assert error is not None
     assert errors is not None
     torch.testing.assert_close(part, whole[:, among])

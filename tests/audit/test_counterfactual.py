@@ -123,7 +123,7 @@ def test_counterfactuals_of_counterfactuals_name_their_landmarks(tmp_path):
     assert relative(two.dA_, both.dA_) < 1e-9
     fewer = one.counterfactual(["s400"])
     assert fewer.landmark_ids_ == [i for i in full.landmark_ids_ if i != "s11"]
-    rest = one._training
+    rest = one.seen_.training
     loaded = krepes.load(one.save(tmp_path / "run"), encoder=full.encoder.module)
     assert loaded.landmark_ids_ == one.landmark_ids_
     places = loaded.fit_.indices

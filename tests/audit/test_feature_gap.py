@@ -7,7 +7,8 @@ import torch
 
 from krepes import Auditor, BarlowTwins, Newton
 from krepes.audit.columns import feature, features
-from krepes.audit.feature_gap import Tops, gap_table, group_table
+from krepes.audit.feature_gap import gap_table, group_table
+from krepes.audit.top_landmarks import Tops, tops
 from krepes.data import ArraySource
 from krepes.encoders import MLP
 from krepes.errors import ConfigError, DataError, KrepesWarning
@@ -237,7 +238,7 @@ def test_what_cannot_be_compared_is_named(auditor):
     with pytest.warns(KrepesWarning, match="left out: column 'constant' is constant"):
         found = auditor.feature_gap(table)
     assert set(found["column"]) == {"group", "proxy", "noise", "coin", "outside"}
-    assert group_table(feature(table["group"], "group"), *auditor._tops(None, 10), 0)["n"].sum() > 0
+    assert group_table(feature(table["group"], "group"), *tops(auditor, None, 10, 0), 0)["n"].sum() > 0
 
 
 @pytest.mark.parametrize(

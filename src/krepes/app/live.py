@@ -118,12 +118,13 @@ class Live:
         """Landmarks' ids, influence and contribution for a sample; None where the model is missing or busy."""
         from krepes.app.explanations import of_model
         from krepes.data.source import Subset
+        from krepes.influence import scored
 
         try:
             with self.using(PATIENCE) as auditor:
                 if not _is(auditor.source_, position, name):
                     return None
-                K, f = auditor._scores(Subset(auditor.source_, np.array([position])))
+                K, f = scored(auditor.fit_, Subset(auditor.source_, np.array([position])))
                 return auditor.landmark_ids_, *of_model(K, f, auditor.dA_)
         except NotReadyError:
             return None
@@ -203,15 +204,10 @@ def _opened(run: StoredRun, trust_run: bool) -> "tuple[Auditor, str | None]":
             f"the {len(source):,} samples that the run's configuration names are not those that were audited: their "
             "fingerprint differs. Restore them, or run the audit again."
         )
-    # `load` knows no samples; from here on it is as after fit
-    auditor._source = auditor._training = source
+    auditor = auditor.with_samples(source)
     try:
-        views = make_views()
-        auditor._training = None
-        auditor._training, auditor._views = auditor._trained_on(source, views)
-        return auditor, None
+        return auditor.with_samples(source, make_views()), None
     except KrepesError as error:
-        auditor._training, auditor._views = source, None
         return auditor, f"Counterfactuals need the views of the audit, which cannot be had: {error}"
 
 

@@ -220,10 +220,11 @@ class State:
     def uploaded(self, body: bytes, content_type: str) -> dict[str, Any]:
         """POST /api/upload."""
         from krepes.data.source import ArraySource
+        from krepes.influence import scored
 
         with self.live.using(UPLOAD) as auditor:
-            made = prepared(body, content_type, auditor.source_, auditor._views, self.hidden)
-            K, f = auditor._scores(ArraySource(made.batch, ids=["upload"]))
+            made = prepared(body, content_type, auditor.source_, auditor.seen_.views, self.hidden)
+            K, f = scored(auditor.fit_, ArraySource(made.batch, ids=["upload"]))
             scores = of_model(K, f, auditor.dA_)
             place = self.live.placed(auditor, f[0].cpu().numpy(), self.points)
         near = [{**n, **{k: v for k, v in self.sample(n["position"]).items() if k != "position"}}
@@ -312,7 +313,7 @@ class State:
 
     def ask_counterfactual(self, remove: str, asked: np.ndarray) -> str:
         """A job: the audit without a selection."""
-        if self.live.needed()._views is None:
+        if self.live.needed().seen_.views is None:
             raise ConfigError(self.live.reason or "counterfactuals need the views of the audit")
         removed = self.selections[remove].positions
         return self.jobs.add(lambda: questions.counterfactual(self.live, self.points, removed, asked))

@@ -34,7 +34,6 @@ from krepes.solver.system import System, linearise
 from krepes.work import Work
 from krepes.workers import current
 
-VIEWS = 128  # of each explained sample, for its local invariance
 SOLVE_NUMBERS = 2**23  # of the right-hand sides that are solved together; each solve holds four such vectors
 LOOSE = 10  # times the step's tolerance: the scores' error stays below that of the views (docs/method.md)
 ITERATIONS = 10  # times the step's: the gradient of a target is rougher than that of the loss

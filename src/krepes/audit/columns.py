@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,9 @@ import pyarrow as pa
 
 from krepes.audit.statistics import FEWEST
 from krepes.errors import ConfigError, DataError, KrepesWarning
+
+if TYPE_CHECKING:
+    from krepes.auditor import Auditor
 
 BINS = 5  # of a numeric column that another is compared within
 UNIQUE = 0.9  # share of distinct labels from which a column names rows
@@ -51,6 +54,22 @@ class Feature:
             return self.values
         edges = np.unique(np.nanquantile(self.values, np.linspace(0, 1, BINS + 1)[1:-1]))
         return np.where(np.isnan(self.values), -1, np.searchsorted(edges, self.values, side="right"))
+
+
+def raw_table(auditor: "Auditor", table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One raw row per audited sample: the given ones, or the samples' own.
+
+    Raises:
+        DataError: there is none, or it has another number of rows.
+    """
+    found = auditor.source_.metadata() if table is None else table
+    if found is None:
+        raise DataError("the audited samples have no table; give one: a raw row for each of them")
+    if len(found) != len(auditor.source_):
+        raise DataError(
+            f"the table has {len(found)} rows for {len(auditor.source_)} audited samples; expected one each"
+        )
+    return found
 
 
 def features(table: pd.DataFrame, columns: Sequence[str] | None) -> list[Feature]:

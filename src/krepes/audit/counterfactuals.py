@@ -40,7 +40,7 @@ def counterfactual_table(
     Raises:
         ConfigError: a group names no samples, or too little remains without it.
     """
-    training, _ = auditor._trained_on(None, None)
+    training = auditor.seen_.samples()
     rows: list[tuple] = []
     for place, (name, wanted) in enumerate(asked.items()):
         removed = removed_positions(auditor, wanted, name)
@@ -83,7 +83,7 @@ def removal(auditor: "Auditor", removed: np.ndarray, shown: Sequence[int], point
     Raises:
         ConfigError: too little remains.
     """
-    n, k = len(auditor._trained_on(None, None)[0]), len(shown)
+    n, k = len(auditor.seen_.samples()), len(shown)
     drawn = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(n), removed))[: len(removed)]
     x = Subset(auditor.source_, np.array([*shown, *points.tolist()], int))
     tables = []
@@ -105,7 +105,7 @@ def removed_positions(auditor: "Auditor", wanted: Any, name: str) -> np.ndarray:
     Raises:
         ConfigError: it names no samples.
     """
-    training, _ = auditor._trained_on(None, None)
+    training = auditor.seen_.samples()
     what = f"counterfactual {name!r}"
     if not is_whole(wanted):
         return positions(training, wanted, what)

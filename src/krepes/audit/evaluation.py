@@ -102,10 +102,10 @@ def by_least_squares(auditor: "Auditor", K: Tensor) -> Tensor | None:
     """
     from krepes.audit.places import DAMPING, at_encoder
 
-    if auditor._training is None:
+    if auditor.seen_.training is None:
         return None
     try:
-        place = at_encoder(auditor.fit_, auditor.settings, auditor._training, DAMPING)
+        place = at_encoder(auditor.fit_, auditor.settings, auditor.seen_.training, DAMPING)
     except NonFiniteError:
         return None
     return K @ auditor.fit_.nystrom.dual(place.B)

@@ -16,81 +16,28 @@ import numpy as np
 import pandas as pd
 
 from krepes.audit.columns import Feature
-from krepes.audit.refits import Refit
 from krepes.audit.statistics import (
     FEWEST,
     benjamini_hochberg,
-    check_enough,
     interval_of,
     over_points,
     over_refits,
     permutation_p,
     resampled_means,
 )
-from krepes.errors import ConfigError, is_whole
+from krepes.audit.top_landmarks import Tops
+from krepes.errors import ConfigError
 
-TOP_K = 10
 PERMUTATIONS = 499  # at least; as many as q needs to reach FDR / 2 where a gap is beyond nearly all of those
 CLEAR = 10  # null values beyond an observed one from which more permutations decide nothing
 SMALL = 100  # test points of a group below which it is flagged
 FEW_LANDMARKS = 5  # of a group, below which it is flagged
 EXCHANGEABLE = 5  # landmarks that a group of another column needs to be permuted within
-SAMPLES = 1000  # test points by default
 FDR = 0.05  # false discovery rate at which a gap counts as found
 COLUMNS = ("column", "kind", "gap", "low", "high", "agreement", "random", "p", "q", "n", "missing", "refits",
            "explained_by", "gap_given")  # fmt: skip
 GROUP_COLUMNS = ("column", "group", "gap", "low", "high", "share", "random", "p", "q", "n", "landmarks", "refits",
                  "small")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Tops:
-    """The test points and their top landmarks.
-
-    Attributes:
-        points: positions of the test points in the table (t,).
-        landmarks: positions of the landmarks (m,).
-        top: columns of each point's top landmarks (t, K).
-        weight: their influence (t, K), normalised to sum to one.
-        place, candidates: where each test point stands among the samples that were asked for, landmarks included, and
-            how many these were. Resamples draw from them, so that two audits asked for the same samples draw alike.
-    """
-
-    points: np.ndarray
-    landmarks: np.ndarray
-    top: np.ndarray
-    weight: np.ndarray
-    place: np.ndarray
-    candidates: int
-
-    @classmethod
-    def of(cls, points: np.ndarray, landmarks: np.ndarray, influence: np.ndarray, top_k: int) -> "Tops":
-        """From influence (t, m); a point that is a landmark itself is left out: it would agree with itself.
-
-        Raises:
-            DataError: too few points for an interval, or fewer landmarks than top_k.
-        """
-        if not is_whole(top_k) or not 1 <= top_k < len(landmarks):
-            raise ConfigError(
-                f"top_k={top_k!r}; expected a whole number between 1 and {len(landmarks) - 1}, below the landmarks'"
-            )
-        others = ~np.isin(points, landmarks)
-        check_enough(int(others.sum()), "test points that are no landmarks")
-        place, candidates = np.flatnonzero(others), len(points)
-        points, influence = points[others], influence[others]
-        top = np.argsort(-influence, axis=1, kind="stable")[:, :top_k]
-        weight = np.take_along_axis(influence, top, 1).astype(np.float64)
-        total = weight.sum(1, keepdims=True)
-        weight = np.where(total > 0, weight / np.where(total > 0, total, 1), 1 / top_k)
-        return cls(points, landmarks, top, weight, place, candidates)
-
-    @classmethod
-    def of_refit(cls, points: np.ndarray, refit: Refit, top_k: int) -> "Tops | None":
-        """Of a refit's landmarks; None where those that have a row are too few."""
-        known = refit.landmarks >= 0
-        if known.sum() <= top_k or (~np.isin(points, refit.landmarks)).sum() < FEWEST:
-            return None
-        return cls.of(points, refit.landmarks[known], refit.influence[:, known], top_k)
 
 
 @dataclass(frozen=True)

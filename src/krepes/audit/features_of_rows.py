@@ -1,12 +1,16 @@
 """Rows beside a table in terms of its features: what agrees does not depend on which other rows are asked for."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from krepes.audit.columns import Feature, as_numbers
+from krepes.audit.columns import Feature, as_numbers, features, raw_table
 from krepes.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from krepes.auditor import Auditor
 
 UNKNOWN = -2  # code of a category that the table does not have: equal to none, and not missing
 SEVERAL = "values of several kinds"
@@ -14,6 +18,19 @@ WORDS = {"boolean": "truth values", "string": "text", "bytes": "bytes", "integer
          "mixed-integer-float": "numbers", "decimal": "numbers", "complex": "complex numbers", "datetime": "dates",
          "datetime64": "dates", "date": "days", "timedelta": "durations", "timedelta64": "durations",
          "period": "periods", "interval": "intervals"}  # fmt: skip
+
+
+def feature_influence(
+    auditor: "Auditor", x: Any, rows: pd.DataFrame, column: str, table: pd.DataFrame | None
+) -> torch.Tensor:
+    """Sample influence × agreement in one raw column, (t, m); see `Auditor.feature_influence`."""
+    raw, given = column_of(raw_table(auditor, table), column, "the table"), column_of(rows, column, "rows")
+    scores = auditor.influence(x)
+    if len(given) != len(scores):
+        raise DataError(f"rows has {len(given)} rows for {len(scores)} samples; expected one each")
+    (feature,) = features(pd.DataFrame({column: raw}), [column])
+    mine, theirs = values_of_rows(feature, raw, given), feature.values[np.asarray(auditor.fit_.indices)]
+    return scores * torch.as_tensor(feature.agreement_of(mine[:, None], theirs[None])).to(scores)
 
 
 def values_of_rows(feature: Feature, table: pd.Series, rows: pd.Series) -> np.ndarray:

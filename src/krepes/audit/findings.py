@@ -10,16 +10,18 @@ import numpy as np
 import pandas as pd
 import torch
 
+from krepes.audit.asked import attributed
 from krepes.audit.attribution import DRAWS
-from krepes.audit.columns import features
+from krepes.audit.columns import features, raw_table
 from krepes.audit.concept_sides import refuse_shared
 from krepes.audit.concepts import FEWEST
 from krepes.audit.counterfactuals import counterfactual_table
-from krepes.audit.feature_gap import SAMPLES, TOP_K, Tops, gap_table, group_table
+from krepes.audit.feature_gap import gap_table, group_table
 from krepes.audit.refits import REFITS, Refit, refits
 from krepes.audit.scored_concepts import concept_table, sides
 from krepes.audit.selection import positions
 from krepes.audit.statistics import FEWEST as FEWEST_POINTS
+from krepes.audit.top_landmarks import SAMPLES, TOP_K, of_refits, top_landmarks
 from krepes.data.source import Source, Subset
 from krepes.data.stream import VIEW_BLOCK, SubsetViews
 from krepes.errors import ConfigError, DataError, KrepesError, KrepesWarning, is_whole, refuse_wrong_types
@@ -234,10 +236,8 @@ def gaps_with_draws(
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """The table of `Auditor.feature_gap` with the draws that comparisons need, and that of `group_gap`."""
     seed, top_k = auditor.settings.seed, min(TOP_K, len(auditor.landmark_ids_) - 1)
-    found = features(auditor._raw_table(None), plan.features)
-    influence = auditor.influence(Subset(auditor.source_, points)).cpu().numpy()
-    tops = Tops.of(points, np.asarray(auditor.fit_.indices), influence, top_k)
-    others = [t for t in (Tops.of_refit(points, one, top_k) for one in again) if t is not None]
+    found = features(raw_table(auditor), plan.features)
+    tops, others = top_landmarks(auditor, points, top_k), of_refits(points, again, top_k)
     parts = [
         group_table(one, tops, others, seed)
         for one in found
@@ -258,16 +258,16 @@ def attribution_table(auditor: "Auditor", plan: AuditPlan, explained: list[int])
         samples), score, error (its standard error over draws of the views), reliability (of the sample's scores: the
         share of their variance that is not such error); and how many training samples were looked at.
     """
-    source, (training, views) = auditor.source_, auditor._trained_on(None, None)
+    source, (training, views) = auditor.source_, auditor.seen_.given()
     whole = views.views if isinstance(views, SubsetViews) else views
     streaming = auditor.settings.objective.streaming
     draws, among = draws_and_samples(len(training), plan.attribution, streaming, auditor.settings.seed)
     x, asked = source.batch(explained), "local invariance"
     if callable(whole):
-        scores, errors = auditor._attributed(x, None, "invariance", among=among, draws=draws)
+        scores, errors = attributed(auditor, x, target="invariance", among=among, draws=draws)
     else:  # fixed views: none can be drawn of a sample
         asked = "length along itself"
-        scores, errors = auditor._attributed(x, None, along_itself, among=among)
+        scores, errors = attributed(auditor, x, target=along_itself, among=among)
     errors = torch.full_like(scores, torch.nan) if errors is None else errors
     reliability = (1 - errors.square().mean(1) / scores.var(1).clamp_min(1e-300)).clamp_min(0)
     looked = np.arange(len(training)) if among is None else among

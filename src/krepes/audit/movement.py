@@ -123,7 +123,7 @@ def procrustes(f: Tensor, g: Tensor) -> Tensor:
 
 def reference_samples(auditor: "Auditor"):
     """Seeded samples of an auditor's training samples."""
-    training, _ = auditor._trained_on(None, None)
+    training = auditor.seen_.samples()
     chosen = np.random.default_rng(auditor.settings.seed).permutation(len(training))[:REFERENCE]
     return Subset(training, np.sort(chosen))
 
@@ -145,10 +145,11 @@ def gap_differences(before: "Auditor", after: "Auditor", columns: Sequence[str],
 
     Columns are measured as `before` measures them: its ranges, its categories.
     """
-    from krepes.audit.columns import features
-    from krepes.audit.feature_gap import SAMPLES, TOP_K, Gap, Tops
+    from krepes.audit.columns import features, raw_table
+    from krepes.audit.feature_gap import Gap
+    from krepes.audit.top_landmarks import SAMPLES, TOP_K, Tops
 
-    found = features(before._raw_table(None), list(columns))
+    found = features(raw_table(before), list(columns))
     place = {name: i for i, name in enumerate(before.source_.ids)}
     landmarks = [[place.get(name, -1) for name in auditor.landmark_ids_] for auditor in (before, after)]
     if any(-1 in positions for positions in landmarks):

@@ -64,7 +64,7 @@ def _refit(auditor: "Auditor", points: np.ndarray, number: int) -> Refit | None:
     from krepes.influence import sample_influence
 
     fit, settings, encoder = auditor.fit_, auditor.settings, auditor.encoder
-    source, views = auditor._trained_on(None, None)
+    source, views = auditor.seen_.given()
     chosen = half(len(source), len(fit.indices), settings.seed, number)
     part, part_views = subset(source, views, chosen)
     again = Refitter(fit, held(fit, settings), encoder, part, part_views)

@@ -46,7 +46,7 @@ def entropy_path(auditor: "Auditor", dampings: Sequence[float]) -> pd.DataFrame:
         raise ConfigError(f"dampings={dampings!r}; expected a list of positive numbers")
     newton, B0 = settings.newton, fit.nystrom.B0
     if settings.objective.streaming:
-        source, views = auditor._trained_on(None, None)
+        source, views = auditor.seen_.given()
         memory = fit.memory or planned_memory(settings, fit.rows.gradients, len(source))
         stream = Stream(source, views, fit.rows, fit.nystrom, settings, memory, Work())
         with auditor.progress.stage("views", total=len(source)) as note:
@@ -89,7 +89,7 @@ def entropy_over(auditor: "Auditor", landmarks: Sequence[int], encoders: Mapping
             f"this auditor's {len(sampler)} landmarks were given as positions: no sampler says which {landmarks[0]} to "
             "take instead. Fit one with a sampler, such as landmarks=krepes.KMeansPlusPlus(), and ask it"
         )
-    source, views = auditor._trained_on(None, None)
+    source, views = auditor.seen_.given()
     rows = []
     for m in landmarks:
         fit = fit_again(mine, source, views, replace(settings, landmarks=replace(sampler, m=int(m))), auditor.progress)

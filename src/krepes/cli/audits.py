@@ -34,7 +34,7 @@ def demo(
             title="Barlow Twins on handwritten digits", command=command_line(), overwrite=overwrite,
             extra=embedded.RECIPE, plan=embedded.PLAN,
         )  # fmt: skip
-        if auditor._fit is not None:
+        if auditor.is_fitted:
             summarise(auditor, output, console)
         console.print(f"run folder: {output}\nreport:     {report}", highlight=False, soft_wrap=True, markup=False)
 
@@ -83,7 +83,7 @@ def audit(
             plan=build_plan(settings, folder), labels=labels if settings.audit.evaluate else None,
             thumbnails=settings.report.thumbnails, redact=settings.report.redact, bucket=bucket,
         )  # fmt: skip
-        if auditor._fit is not None and workers.first:
+        if auditor.is_fitted and workers.first:
             summarise(auditor, target, console)
         kept = "" if bucket is None else f"kept at:    {bucket.shown}\n"
         console.print(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from krepes.audit.attribution import DRAWS, VIEWS
+from krepes.audit.asked import VIEWS
+from krepes.audit.attribution import DRAWS
 from krepes.audit.findings import QUERIES, AuditPlan, draws_and_samples
 from krepes.audit.places import ENCODED
 from krepes.audit.refits import LARGEST, PER_LANDMARK

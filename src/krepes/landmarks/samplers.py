@@ -8,7 +8,8 @@ from exactly the serial distribution, in m/block passes over the pool instead of
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from numbers import Integral
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -202,3 +203,26 @@ def _fill(chosen: list[int], n: int, m: int, generator: torch.Generator) -> Tens
     )
     rest = [i for i in torch.randperm(n, generator=generator).tolist() if i not in set(chosen)]
     return torch.tensor(chosen + rest[: m - len(chosen)])
+
+
+def as_landmarks(wanted: Any) -> Sampler | list[int]:
+    """A sampler, or explicit positions."""
+    if isinstance(wanted, bool) or wanted is None:
+        raise ConfigError(f"landmarks={wanted}; expected a number, 'sqrt', positions, or a sampler")
+    if isinstance(wanted, str):
+        if wanted != "sqrt":
+            raise ConfigError(f"landmarks={wanted!r}; expected a number, 'sqrt', positions, or a sampler")
+        return KMeansPlusPlus()
+    if isinstance(wanted, Integral):
+        return KMeansPlusPlus(m=int(wanted))
+    if isinstance(wanted, Sampler):
+        return wanted
+    try:
+        positions = [float(i) for i in wanted]
+    except TypeError as error:
+        raise ConfigError(f"landmarks={wanted!r}; expected a whole number, 'sqrt', positions, or a sampler") from error
+    if not positions:
+        raise LandmarkError("landmarks is empty; expected at least one position")
+    if any(not math.isfinite(p) or p != int(p) for p in positions):
+        raise ConfigError("landmarks holds values that are no whole numbers; expected positions in the source")
+    return [int(p) for p in positions]

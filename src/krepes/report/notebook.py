@@ -34,18 +34,18 @@ def explanation(table: pd.DataFrame, pictures: Mapping[str, bytes], most: int) -
     return rendered("explanation", samples=samples, more=table["sample"].nunique() - len(samples))
 
 
-def auditor(fitted: "Auditor") -> str:
-    """Objective, outcome, trust if it is known, and the landmarks of the largest norm."""
+def auditor(fitted: "Auditor", trust: "TrustGate | None") -> str:
+    """Objective, outcome, trust where it is known, and the landmarks of the largest norm."""
     settings = fitted.settings
     content: dict[str, Any] = {"objective": settings.objective.name, "outcome": None, "trust": None, "landmarks": []}
-    if fitted._fit is not None:
+    if fitted.is_fitted:
         norms = fitted.dA_.norm(dim=1)
         strongest = norms.argsort(descending=True)[:LANDMARKS].tolist()
         ids = fitted.landmark_ids_
         sprites = Sprites(landmark_pictures(fitted, [ids[i] for i in strongest]))
         content |= {
             "outcome": fitted.outcome_,
-            "trust": fitted._trust,
+            "trust": trust,
             "m": len(ids),
             "h": fitted.dA_.shape[1],
             "landmarks": [{"id": ids[i], "norm": float(norms[i]), "picture": sprites(ids[i])} for i in strongest],
@@ -58,7 +58,8 @@ def landmark_pictures(fitted: "Auditor", wanted: list[str]) -> dict[str, bytes]:
     from krepes.shown import Pictures, looks_like_an_image
 
     samples, place = fitted.fit_.samples, {name: i for i, name in enumerate(fitted.landmark_ids_)}
-    if not looks_like_an_image(samples, None if fitted._source is None else fitted._source.kind):
+    audited = fitted.seen_.audited
+    if not looks_like_an_image(samples, None if audited is None else audited.kind):
         return {}
     draw = Pictures.of(fitted)
     return {name: draw.encode(samples[place[name]].float().cpu().numpy()) for name in wanted if name in place}

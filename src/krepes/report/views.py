@@ -58,7 +58,7 @@ def views_content(
         thumbnails: whether pictures of the samples are made.
         redact: columns that are left out.
     """
-    source, views = auditor._training or auditor._source, auditor._views
+    source, views = auditor.seen_.training, auditor.seen_.views
     if source is None or views is None:
         return None
     block = range(min(VIEW_BLOCK, len(source)))

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -59,7 +60,7 @@ def test_everything_is_escaped():
 
 def test_a_loaded_auditor_without_views_has_no_section():
     auditor = fitted(TABLE, Scarf.of_table(TABLE, 0.5))
-    auditor._views = None
+    auditor = auditor.with_fit(auditor.fit_, replace(auditor.seen_, views=None), auditor.landmark_ids_)
     assert views_section(auditor) == ""
 
 

@@ -1,0 +1,119 @@
+"""Which settings predict real retraining: LDS of attribution and of contributions, kernel by kernel, λ, m, sampler.
+
+    cd benchmarks && OMP_NUM_THREADS=1 python -m paper.lds_settings [--pairs digits,vicreg …] [--work FOLDER] [--quick]
+
+Networks and halves are those of lds.py; the samples are other ones: of the 200 test samples lds.py reports the first
+100, and these settings are chosen on the rest. Attribution with 200 landmarks at the encoder over four draws of views,
+unless the setting says otherwise; contributions with every sample a landmark. Targets are of the centred embedding.
+Every finished setting is kept, so that a stopped measurement goes on; --fresh forgets them.
+"""
+
+import argparse
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+import retraining
+import torch
+from landmark_views import with_views
+from lds import HALVES, LANDMARKS, TEST, Truth, figures
+from retraining import CASES, OBJECTIVES, audited
+
+from krepes import NTK, Auditor, Newton
+from krepes.landmarks import KMeansPlusPlus, LeverageScores, RPCholesky, Uniform
+
+PAIRS = ("adult,vicreg", "adult,barlow_twins", "digits,vicreg", "digits,barlow_twins")
+DRAWS, LAST = 4, retraining.TEST
+KERNELS = {"centred cosine": {}, "centred": {"cosine": False}, "cosine": {"center": False},
+           "raw": {"center": False, "cosine": False}}  # fmt: skip
+SAMPLERS = {"k-means++": KMeansPlusPlus, "leverage": LeverageScores, "RPCholesky": RPCholesky, "uniform": Uniform}
+DEFAULT = {"kernel": "centred cosine", "variant": "trace", "m": LANDMARKS, "sampler": "k-means++", "rows": "samples"}
+ATTRIBUTION = [
+    *({"kernel": k, "λ": d} for k in KERNELS for d in (0.1, 1.0)),
+    *({"λ": d} for d in (0.01, 10.0)),
+    *({"m": m, "kernel": k} for m in (100, 500, 1000) for k in ("centred cosine", "centred")),
+    *({"sampler": s} for s in SAMPLERS if s != "k-means++"),
+    *({"variant": v} for v in ("pseudo", "sketch 8")),
+    *({"rows": r, "kernel": k} for r in ("views", "sample and two views") for k in ("centred cosine", "centred")),
+]
+CONTRIBUTIONS = [{"kernel": k, "ridge": r, "λ": d}
+                 for k in KERNELS for r in ("coefficients", "rkhs") for d in (1.0, 100.0)]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", nargs="*", default=PAIRS)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "krepes-lds")
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="one setting each of one pair, four halves")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    facts = measure.machine_facts()
+    kept = None if args.fresh else measure.read_result("paper-lds-settings", args.quick)
+    rows: dict[str, Any] = dict(kept["rows"]) if kept else {}
+    scores = [(attribution, s) for s in ATTRIBUTION] + [(contributions, s) for s in CONTRIBUTIONS]
+    for pair in args.pairs[: 1 if args.quick else None]:
+        truth = real(pair, args.work, 4 if args.quick else HALVES)
+        for score, setting in [scores[0], scores[-1]] if args.quick else scores:
+            key = f"{pair}, {score.__name__}, " + ", ".join(f"{k}={v}" for k, v in setting.items())
+            if key in rows:
+                continue
+            started = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                lds = figures(truth.lds(score(pair, setting, args.work)))
+            rows[key] = {"pair": pair, "score": score.__name__, "setting": setting, **lds}
+            print(f"{key}: {lds['lds']:.3f} ± {lds['standard error']:.3f}, {time.perf_counter() - started:.0f} s",
+                  flush=True)  # fmt: skip
+            content = {"code": measure.code_fingerprint(), "draws": DRAWS, "samples": [TEST, LAST], "rows": rows,
+                       "default": DEFAULT, "tables": [], "checks": []}  # fmt: skip
+            measure.write_result("paper-lds-settings", args.quick, content, facts)
+
+
+def real(pair: str, work: Path, halves: int) -> Truth:
+    """What retraining did to the samples that settings are chosen on."""
+    case, objective, place = of_pair(pair, work)
+    drawn = [retraining.retrained(case, objective, place, i)[1, :, TEST:LAST] for i in range(halves)]
+    members = np.zeros((halves, len(case.training)))
+    for i in range(halves):
+        members[i, case.half(i)] = 1
+    return Truth(torch.stack(drawn).double().numpy(), members)
+
+
+def of_pair(pair: str, work: Path) -> tuple[retraining.Case, str, Path]:
+    """The case, the objective's name and the folder of their networks."""
+    name, objective = pair.split(",")
+    case = CASES[name]()
+    return case, objective, retraining.folder(work, case, objective)
+
+
+def attribution(pair: str, setting: dict[str, Any], work: Path) -> torch.Tensor:
+    """Scores (t, n)."""
+    case, objective, place = of_pair(pair, work)
+    chosen = DEFAULT | setting
+    variant, _, q = chosen["variant"].partition(" ")
+    kernel = NTK(variant, **({"sketch": int(q)} if q else {}), **KERNELS[chosen["kernel"]])
+    sampler = SAMPLERS[chosen["sampler"]](m=chosen["m"])
+    rows = "views" if chosen["rows"] == "views" else "samples"
+    network, newton = audited(case, objective, place), Newton(damping=100.0)
+    auditor = Auditor(network, OBJECTIVES[objective], kernel, sampler, newton, seed=0, landmark_rows=rows)
+    auditor.fit(case.training, case.views)
+    auditor = with_views(auditor, case.views, 3 if chosen["rows"] == "sample and two views" else 1)
+    return auditor.attribute(case.test[TEST:LAST], damping=setting.get("λ"), draws=DRAWS)
+
+
+def contributions(pair: str, setting: dict[str, Any], work: Path) -> torch.Tensor:
+    """Scores (t, n)."""
+    case, objective, place = of_pair(pair, work)
+    newton = Newton(ridge=setting["ridge"], damping=setting["λ"])
+    kernel, landmarks = NTK(**KERNELS[setting["kernel"]]), range(len(case.training))
+    auditor = Auditor(audited(case, objective, place), OBJECTIVES[objective], kernel, landmarks, newton, seed=0)
+    return auditor.fit(case.training, case.views).contribution(case.test[TEST:LAST])
+
+
+if __name__ == "__main__":
+    main()
