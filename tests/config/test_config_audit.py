@@ -102,7 +102,7 @@ def test_a_wrong_value_is_named_with_line_and_column(tmp_path):
 
 def test_a_wrong_override_is_named_without_a_line_of_the_file(tmp_path):
     (tmp_path / "c.yaml").write_text(GOOD)
-    with pytest.raises(ConfigError, match=r"c\.yaml:\n  --set: landmarks\.m: "):
+    with pytest.raises(ConfigError, match=r"c\.yaml:\n  --set landmarks\.m=many: landmarks\.m: "):
         read_config(tmp_path / "c.yaml", ["landmarks.m=many"])
     with pytest.raises(ConfigError, match=r"expected key=value, such as landmarks\.m=500"):
         read_config(tmp_path / "c.yaml", ["landmarks.m"])

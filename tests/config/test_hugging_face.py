@@ -210,7 +210,7 @@ def test_images_without_preprocess_and_labels_that_are_not_there_are_named_with_
     assert "data.preprocess is missing: column 'img' holds images" in said
     path = configuration(folder, DATA)
     said = " ".join(CliRunner().invoke(app, ["audit", str(path), "-q", "--set", "data.label=topik"]).output.split())
-    assert "audit.yaml:--set: data.label: unknown column 'topik'; did you mean 'topic'" in said
+    assert "error: --set data.label=topik: data.label: unknown column 'topik'; did you mean 'topic'" in said
 
 
 def test_a_key_of_another_kind_of_data_is_refused(folder):

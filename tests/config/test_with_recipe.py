@@ -117,7 +117,7 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path):
 
 def test_views_that_do_not_exist_name_the_recipe(recipe, tmp_path):
     recipe(views={"name": "gausian"})
-    with pytest.raises(ConfigError, match=r"recipe\.yaml:\n  views: .*did you mean gaussian"):
+    with pytest.raises(ConfigError, match=r"recipe\.yaml:\n  views\.name 'gausian' .*did you mean gaussian"):
         with_recipe(settings(), tmp_path)
 
 
@@ -143,6 +143,12 @@ def command(*arguments):
 def lightly(tmp_path):
     parts = {"backbone": resnet(), "projection_head__layers": projector()}
     return save(tmp_path / "last.ckpt", {"state_dict": prefixed(**parts)})
+
+
+def test_convert_names_a_field_that_a_recipe_has_not_with_the_nearest_one(lightly, tmp_path):
+    result = command("convert", lightly, "--preset", "lightly", "--set", "brnch=teacher", "-o", tmp_path / "c")
+    assert result.exit_code == 1
+    assert "unknown setting 'brnch'; did you mean 'branch'?" in result.output
 
 
 def test_inspect_tells_a_checkpoint_from_a_configuration(lightly):

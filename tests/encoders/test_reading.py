@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from krepes.encoders import read_checkpoint
 from krepes.encoders.pickles import imports_of
+from krepes.encoders.reading import read_weights
 from krepes.errors import EncoderError, KrepesWarning
 
 
@@ -89,6 +90,57 @@ def test_an_omegaconf_of_lightning_gets_the_way_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec("\n".join(steps))  # the lines that the message gives
     assert read_checkpoint(tmp_path / "last.weights.pt").content["state_dict"]["w"].tolist() == [1]
+
+
+PICKLED = {
+    "module": lambda net: net,
+    "container": lambda net: {"state_dict": net.state_dict(), "more": net},
+    "bare": lambda net: {**net.state_dict(), "more": net},
+}
+
+
+@pytest.mark.parametrize("kind", PICKLED)
+def test_the_lines_that_are_given_save_a_pickled_module_and_a_mapping_alike(kind, tmp_path, monkeypatch):
+    network = torch.nn.Linear(2, 1)
+    torch.save(PICKLED[kind](network), tmp_path / "model.pt")
+    with pytest.raises(EncoderError) as refusal:
+        read_checkpoint(tmp_path / "model.pt")
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(line[4:] for line in str(refusal.value).splitlines() if line.startswith("    ")))
+    saved = torch.load(tmp_path / "model.weights.pt", weights_only=False)["state_dict"]
+    assert torch.equal(saved["weight"], network.weight)
+
+
+def test_weights_of_another_kind_are_named_and_sent_to_convert(tmp_path):
+    torch.save({"w": torch.ones(1)}, tmp_path / "x.pt")
+    for name in ("x.pt", "x.safetensors"):
+        path = tmp_path / name
+        path.write_bytes((tmp_path / "x.pt").read_bytes())
+        with pytest.raises(EncoderError) as refusal:
+            read_weights(path)
+        message = str(refusal.value)
+        assert f"{path} is a checkpoint as torch.save writes it; encoder.weights takes safetensors" in message
+        assert f"krepes convert {path} --preset NAME --output FOLDER" in message
+        assert "encoder: {recipe: FOLDER}" in message
+        assert "safetensors.torch.save_file(network.state_dict()" in message
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])
+def test_weights_are_safetensors_of_any_name(name, tmp_path):
+    save_file({"w": torch.ones(2)}, tmp_path / name)
+    assert read_weights(tmp_path / name)["w"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\x93NUMPY", "npy array"), (b"", "is empty"), (b"\1\2\3", "no whole .safetensors"), (None, "cannot read the w")],
+)
+def test_weights_that_are_no_checkpoint_are_named(content, message, tmp_path):
+    path = tmp_path / "w.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(EncoderError, match=message):
+        read_weights(path)
 
 
 def test_code_that_is_not_installed_is_named(tmp_path, monkeypatch):

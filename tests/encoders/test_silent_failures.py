@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from krepes.cli import app
 from krepes.config import EncoderConfig, build_encoder
 from krepes.encoders import FrozenEncoder, Recipe, build, convert
+from krepes.encoders.loading import Account, refuse_incomplete
 from krepes.encoders.sololearn import recipe_fields
 from krepes.errors import EncoderError, KrepesWarning
 from tests.encoders.small import D, images, mlp, prefixed, projector, resnet, save
@@ -91,6 +92,40 @@ def test_weights_beside_a_factory_are_loaded_strictly_too(tmp_path):
     config = EncoderConfig(factory="krepes.encoders:MLP", args=SMALL["args"], weights="w.safetensors")
     with pytest.raises(EncoderError, match=r"missing    1 tensors: layers\.2\.bias"):
         build_encoder(config, tmp_path)
+
+
+def of_a_factory(state, folder) -> str:
+    save_file(state, folder / "w.safetensors")
+    config = EncoderConfig(factory="krepes.encoders:MLP", args=SMALL["args"], weights="w.safetensors")
+    with pytest.raises(EncoderError) as refusal:
+        build_encoder(config, folder)
+    return str(refusal.value)
+
+
+def test_a_conversions_weights_beside_a_factory_are_sent_to_their_recipe(tmp_path):
+    save(tmp_path / "w.pt", prefixed(e=mlp(), h=projector(n_in=5)))
+    recipe = Recipe(checkpoint="w.pt", encoder_prefix="e.", head_prefix="h.", arch=SMALL)
+    done = convert(recipe, tmp_path, tmp_path / "out")
+    message = of_a_factory(load_file(done.folder / "encoder.safetensors"), tmp_path)
+    assert f"the weights in {tmp_path / 'w.safetensors'} and krepes.encoders:MLP do not fit" in message
+    assert "names under the prefix 'encoder.'; the factory's network has them without it" in message
+    assert "say encoder: {recipe: FOLDER}, the folder with its recipe.yaml, instead of factory" in message
+    assert "in the recipe" not in message
+    assert "the recipe says" not in message
+
+
+@pytest.mark.parametrize("names", [("net.", "online_predictor."), ("fc.", "layers.0.")])
+def test_weights_that_do_not_fit_a_factory_speak_of_it_and_of_no_recipe(names, tmp_path):
+    state = {f"{names[0]}{k}": v for k, v in mlp().state_dict().items()}
+    message = of_a_factory(state | {f"{names[1]}weight": torch.ones(1)}, tmp_path)
+    assert "correct encoder.factory or encoder.args" in message
+    assert not re.search("recipe|arch|_prefix|allow:", message)
+
+
+def test_a_classifier_that_a_factorys_weights_lack_is_the_factorys_to_leave_out():
+    account = Account(loaded={"conv.weight": 1}, missing=("fc.weight", "fc.bias"))
+    with pytest.raises(EncoderError, match=r"without the classifier 'fc': let the factory put a torch\.nn\.Identity"):
+        refuse_incomplete(account, "the weights in w and torchvision.models:resnet18", "")
 
 
 def test_a_refused_conversion_prints_what_is_loaded_missing_and_unexpected(tmp_path):

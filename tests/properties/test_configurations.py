@@ -158,7 +158,7 @@ def test_a_configuration_makes_a_whole_audit(folder, values):
         ({"n_components": 60, "landmarks.m": 13}, "below the 60 dimensions"),
         ({"views": {"name": "simclr"}}, "are of images"),
         ({"views": {"name": "token_dropout", "rate": 0.1, "pad_id": 0}}, "are of tokens"),
-        ({"objective.temperature": 0.5}, "unexpected keyword argument"),
+        ({"objective.temperature": 0.5}, "unknown setting 'temperature'"),
         ({"newton.tol": None, "newton.damping": "best"}, "expected a positive number or 'auto'"),
         ({"data.label": "age"}, "labels never reach the encoder"),
         ({"audit.features": ["salary"]}, "salary"),

@@ -57,6 +57,7 @@ def audit(
     # outside `stop_requests` workers come together and part, where a signal ends them as ever: PyTorch waits there
     with errors_in_words(), started() as workers, stop_requests():
         from krepes.config import build_auditor, build_data, build_plan, build_views, read_config, with_recipe
+        from krepes.config.asked import refuse_unknown_samples
         from krepes.config.reading import naming_the_line
         from krepes.remote import Bucket, is_url, without_secrets
         from krepes.run import run_audit, summarise
@@ -69,6 +70,8 @@ def audit(
         network, told = loaded_encoder(settings, folder, console)
         with naming_the_line(config, set_ or []):
             source, labels = build_data(settings.data, folder)
+            views = build_views(settings.views, source)
+            refuse_unknown_samples(settings.report, source)
         auditor = build_auditor(settings, network, progress(console, quiet))
         place = output or settings.output
         bucket = Bucket(place) if is_url(place) else None
@@ -76,7 +79,7 @@ def audit(
         say(console, f"{settings.title}: {len(source):,} samples from {config}")
         plain = without_secrets(settings.model_dump(mode="json", by_alias=True))
         report = run_audit(
-            auditor, source, build_views(settings.views, source), target, plain, console,
+            auditor, source, views, target, plain, console,
             title=settings.title, command=without_secrets(command_line()), explain=settings.report.explain,
             top_k=settings.report.top_k, overwrite=overwrite,
             extra={"encoder": plain["encoder"], "config_folder": str(folder), **told, **origin_of(source)},
@@ -134,15 +137,19 @@ def inspect(
             return
         from rich.table import Table
 
-        from krepes.config import build_auditor, build_encoder, build_source, read_config, with_recipe
+        from krepes.config import build_auditor, build_encoder, build_source, build_views, read_config, with_recipe
+        from krepes.config.asked import refuse_unknown_samples
         from krepes.config.reading import naming_the_line
         from krepes.engine import in_words
 
         console = terminal()
         folder = config.resolve().parent
         settings = with_recipe(read_config(config, set_ or []), folder)
+        assert settings.views is not None
         with naming_the_line(config, set_ or []):
             source = build_source(settings.data, folder)
+            build_views(settings.views, source)  # whether an audit could: they are not needed here
+            refuse_unknown_samples(settings.report, source)
         auditor = build_auditor(settings, build_encoder(settings.encoder, folder), progress(console, True))
         plan, memory = auditor.inspect(source)
         table = Table(box=None, pad_edge=False)

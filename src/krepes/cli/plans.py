@@ -34,6 +34,7 @@ def plan(
             read_config,
             with_recipe,
         )
+        from krepes.config.asked import refuse_unknown_samples
         from krepes.config.reading import naming_the_line
         from krepes.cost import cost_of, machine_named, measured_here
         from krepes.data.stream import probe_of
@@ -45,8 +46,10 @@ def plan(
         assert settings.views is not None
         with naming_the_line(config, set_ or []):
             source = build_source(settings.data, folder)
+            views = build_views(settings.views, source)
+            refuse_unknown_samples(settings.report, source)
         auditor = build_auditor(settings, build_encoder(settings.encoder, folder), progress(console, True))
-        views, asked = build_views(settings.views, source), build_plan(settings, folder)
+        asked = build_plan(settings, folder)
         explain = settings.report.explain
         explained = explain if isinstance(explain, int) else len(explain)
         gradients = gradient_map(auditor.settings.kernel, auditor.encoder, probe_of(source))

@@ -2,19 +2,28 @@
 
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
 from torch import nn
 
 from krepes import objectives
-from krepes.audit.findings import AuditPlan
 from krepes.audit.trust import Trust
 from krepes.auditor import Auditor
+from krepes.config.asked import AuditConfig, ReportConfig
 from krepes.config.data import DataConfig, PreprocessConfig
 from krepes.config.encoder import EncoderConfig, recipe_path, recipe_settings
-from krepes.config.reading import Section, in_words, read_settings, resolve
+from krepes.config.method import (
+    SAMPLERS,
+    KernelSettings,
+    LandmarksConfig,
+    NewtonSettings,
+    ObjectiveSettings,
+    TrustSettings,
+)
+from krepes.config.mistakes import in_words
+from krepes.config.reading import Section, read_settings
 from krepes.config.views import ViewsConfig, refuse_import_paths
 from krepes.encoders.presets import completed
 from krepes.encoders.recipe import Preprocess, Recipe
@@ -22,59 +31,9 @@ from krepes.encoders.settling import told_beside
 from krepes.engine import Engine
 from krepes.errors import ConfigError, KrepesWarning
 from krepes.kernel.ntk import NTK
-from krepes.landmarks import KMeansPlusPlus, LeverageScores, RPCholesky, Uniform
 from krepes.progress import Progress
 from krepes.solver import Newton
 from krepes.workers import device_of_worker
-
-SAMPLERS = {
-    "kmeans++": KMeansPlusPlus,
-    "leverage": LeverageScores,
-    "rpcholesky": RPCholesky,
-    "uniform": Uniform,
-}
-
-
-class LandmarksConfig(Section):
-    """Sampler, number (none: ⌈√n⌉), the space it works in, and what stands in the kernel for a landmark."""
-
-    sampler: Literal["kmeans++", "leverage", "rpcholesky", "uniform"] = "kmeans++"
-    m: int | None = Field(default=None, ge=1)
-    space: Literal["kernel", "input"] = "kernel"
-    rows: Literal["samples", "views"] = "samples"
-
-
-class ReportConfig(Section):
-    """What the run folder shows: samples explained in the report, landmarks per sample in the tables.
-
-    Without `thumbnails`, and of columns in `redact`, neither report nor app shows samples.
-    """
-
-    explain: list[str] | int = 6
-    top_k: int = Field(default=10, ge=1)
-    thumbnails: bool = True
-    redact: list[str] = Field(default_factory=list)
-
-
-class ConceptConfig(Section):
-    """Two sides of a concept: queries on the table, or lists of ids."""
-
-    positive: str | list[str]
-    negative: str | list[str] | None = None
-
-
-class AuditConfig(Section):
-    """What is asked beside the scores; see `krepes.AuditPlan`. `evaluate` switches figures against `data.label` off."""
-
-    concepts: dict[str, str | list[str] | ConceptConfig] = Field(default_factory=dict)
-    concept_folder: str | None = None
-    automatic_concepts: bool = True
-    features: list[str] | None = None
-    points: int = Field(default=1000, ge=20)
-    refits: int = Field(default=10, ge=0)
-    attribution: int = Field(default=200_000, ge=0)
-    counterfactuals: dict[str, str | list[str] | Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
-    evaluate: bool = True
 
 
 class EngineConfig(Section):
@@ -92,17 +51,17 @@ class Config(Section):
     encoder: EncoderConfig
     data: DataConfig
     views: ViewsConfig | None = None
-    objective: dict[str, Any] | None = None
-    kernel: dict[str, Any] = Field(default_factory=dict)
+    objective: ObjectiveSettings | None = None
+    kernel: KernelSettings = Field(default_factory=dict)
     landmarks: LandmarksConfig = LandmarksConfig()
-    newton: dict[str, Any] = Field(default_factory=dict)
+    newton: NewtonSettings = Field(default_factory=dict)
     n_components: int | None = Field(None, ge=1)
     seed: int = 0
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     engine: EngineConfig = EngineConfig()
     audit: AuditConfig = AuditConfig()
-    trust: dict[str, Any] = Field(default_factory=dict)
+    trust: TrustSettings = Field(default_factory=dict)
     report: ReportConfig = ReportConfig()
     output: str = "runs/audit"
 
@@ -237,50 +196,27 @@ def refuse(name: str, found: Any, expected: Any, place: Path) -> None:
     )
 
 
-def build_plan(config: Config, folder: Path) -> AuditPlan:
-    """What is asked beside the scores."""
-    asked = config.audit
-    concepts = {
-        name: side.model_dump() if isinstance(side, ConceptConfig) else side for name, side in asked.concepts.items()
-    }
-    place = None if asked.concept_folder is None else resolve(asked.concept_folder, folder)
-    return AuditPlan(
-        concepts, place, asked.automatic_concepts, asked.features, asked.points, asked.refits, asked.attribution,
-        asked.counterfactuals,
-    )  # fmt: skip
-
-
 def build_auditor(config: Config, network: nn.Module, progress: Progress) -> Auditor:
     """The auditor, not fitted.
 
     Raises:
-        ConfigError: a setting of objective, kernel or newton is unknown or out of range.
+        ConfigError: the objective is missing, or settings do not go together.
     """
     if config.objective is None:
         raise ConfigError("objective is missing: name what trained the encoder, such as {name: vicreg}")
-    objective = dict(config.objective)
-    try:
-        chosen = objectives.by_name(str(objective.pop("name", None)), **objective)
-        kernel, newton = NTK(**config.kernel), Newton(**{"damping": "auto", **config.newton})
-    except TypeError as error:
-        raise ConfigError(f"objective, kernel or newton: {error}") from error
-    try:
-        trust = Trust(**config.trust)
-    except TypeError as error:
-        raise ConfigError(f"trust: {error}") from error
     sampler = SAMPLERS[config.landmarks.sampler](m=config.landmarks.m, space=config.landmarks.space)
     return Auditor(
         network,
-        chosen,
-        kernel,
+        constants_of(config.objective),
+        NTK(**config.kernel),
         sampler,
-        newton,
+        Newton(**config.newton),
         config.n_components,
         config.seed,
         device_of_worker(config.device),
         getattr(torch, config.dtype),
         progress=progress,
         engine=Engine(**config.engine.model_dump()),
-        trust=trust,
+        trust=Trust(**config.trust),
         landmark_rows=config.landmarks.rows,
     )

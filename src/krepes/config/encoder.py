@@ -4,17 +4,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
-from krepes import objectives
+from krepes.config.method import check_objective
+from krepes.config.mistakes import in_words
 from krepes.config.reading import Section, resolve
 from krepes.encoders.building import Loaded, build
 from krepes.encoders.loading import load_part, refuse_incomplete
 from krepes.encoders.names import called, imported
 from krepes.encoders.presets import completed
+from krepes.encoders.reading import read_weights
 from krepes.encoders.recipe import Recipe
 from krepes.encoders.settling import told_beside
 from krepes.encoders.trust import OWN, Trust
@@ -73,10 +73,7 @@ def build_encoder(
     path = resolve(config.weights, folder)
     if not path.is_file():
         raise EncoderError(f"there is no weights file {path}; train the encoder first, or correct encoder.weights")
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise EncoderError(f"the weights in {path} do not fit {config.factory}: {error}") from error
+    state = read_weights(path)
     refuse_incomplete(load_part(network, state, "", (), {}), f"the weights in {path} and {config.factory}", "")
     return network.eval()
 
@@ -106,11 +103,11 @@ def recipe_objective(config: EncoderConfig, folder: Path) -> dict[str, Any] | No
     objective = completed(told_beside(recipe, path.parent)).objective
     if objective is None:
         return None
-    constants = dict(objective)
     try:
-        objectives.by_name(constants.pop("name"), **constants)
-    except (TypeError, ConfigError) as error:
-        raise ConfigError(f"{path}: objective {objective}: {error}") from error
+        check_objective(objective)
+    except ValidationError as error:
+        said = "; ".join(map(in_words, error.errors()))
+        raise ConfigError(f"{path}: objective {objective}: {said}") from error
     return objective
 
 

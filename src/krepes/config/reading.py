@@ -5,20 +5,31 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
+from krepes.config.mistakes import in_words, with_suggestions
+from krepes.encoders.recipe import Recipe
 from krepes.encoders.recipe_file import MarkedLoader, Places, place_of, read_marked
 from krepes.errors import ConfigError, DataError
 from krepes.remote import fetched, is_url, without_secrets
 
 
 class Section(BaseModel):
-    """Unknown keys are mistakes."""
+    """Unknown keys are mistakes, told with the nearest key that there is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _suggesting(cls, content: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(content)
+        except ValidationError as error:
+            known = [field.alias or name for name, field in cls.model_fields.items()]
+            raise with_suggestions(error, cls.__name__, known) from None
 
 
 Settings = TypeVar("Settings", bound=Section)
@@ -46,7 +57,7 @@ def read_settings(path: Path, model: type[Settings], overrides: Sequence[str], e
     content, places = read_marked(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {type(content).__name__}; expected settings (key: value)")
-    changed = []
+    refuse_recipe(content, model, path)
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
@@ -55,39 +66,61 @@ def read_settings(path: Path, model: type[Settings], overrides: Sequence[str], e
             put(content, key.split("."), load_yaml(value))
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
-        changed.append(tuple(key.split(".")))
     try:
         return model.model_validate(content)
     except ValidationError as error:
+        changed = changes(overrides)
         lines = [f"  {found_at(e['loc'], places, changed)}: {in_words(e)}" for e in error.errors()]
         raise ConfigError(f"{path}:\n" + "\n".join(lines)) from error
 
 
-def found_at(keys: tuple[str | int, ...], places: Places, changed: Sequence[tuple[str, ...]]) -> str:
-    """line:column of a key in the file, or --set where that gave it."""
-    if any(keys[: len(one)] == one for one in changed):
-        return "--set"
+def refuse_recipe(content: dict[str, Any], model: type[Section], path: Path) -> None:
+    """Raise ConfigError where a file holds a recipe, which is easily given for the configuration that names it."""
+    own = [key for key in content if key in Recipe.model_fields and key not in model.model_fields]
+    needed = [name for name, field in model.model_fields.items() if field.is_required()]
+    if "encoder" in model.model_fields and own and not {"encoder", "data"} & set(content):
+        raise ConfigError(
+            f"{path} is a recipe (it says {', '.join(own[:4])}): how an encoder is made of a checkpoint; expected a "
+            f"configuration, with {' and '.join(needed)}. Name the recipe in one, `encoder: {{recipe: {path.name}}}` "
+            "(docs/configuration.md); what its checkpoint holds is shown by krepes inspect and the checkpoint's name."
+        )
+
+
+Changes = list[tuple[tuple[str, ...], str]]
+
+
+def changes(overrides: Sequence[str]) -> Changes:
+    """Keys that options changed, and these options as they were given."""
+    return [(tuple(o.partition("=")[0].split(".")), f"--set {without_secrets(o)}") for o in overrides]
+
+
+def found_at(keys: tuple[str | int, ...], places: Places, changed: Changes) -> str:
+    """line:column of a key in the file, or the option that gave it; both where an option changed what is inside it."""
+    new, stated = keys, keys
+    while stated and stated not in places:
+        new, stated = stated, stated[:-1]
+    # the value itself; or, where the file does not hold the key, what brought in the outermost section that is new
+    given = [said for key, said in changed if keys[: len(key)] == key or (new != stated and key[: len(new)] == new)]
+    if given:
+        return given[-1]
     line, column = place_of(keys, places)
-    return f"{line}:{column}"
+    inside = [said for key, said in changed if keys and key[: len(keys)] == keys]
+    return " and ".join([f"{line}:{column}", *inside])
 
 
 @contextmanager
 def naming_the_line(path: Path, overrides: Sequence[str]) -> Iterator[None]:
-    """Errors that begin with a key of this section (`data.label: …`) get its file, line and column before it."""
+    """Errors that begin with a key (`data.label: …`, `report.explain …`) get its file, line and column before it."""
     try:
         yield
     except (ConfigError, DataError) as error:
-        key = re.match(r"data(\.\w+)+", str(error))
-        if key is None:
+        key = re.match(r"(data|report|views)(\.\w+)+", str(error))
+        keys, places, changed = tuple(key[0].split(".")) if key else (), read_marked(path)[1], changes(overrides)
+        if not keys or keys[:1] not in [*places, *(one[:1] for one, _ in changed)]:  # of a recipe, say
             raise
-        changed = [tuple(o.partition("=")[0].split(".")) for o in overrides]
-        place = found_at(tuple(key[0].split(".")), read_marked(path)[1], changed)
-        raise type(error)(f"{path}:{place}: {error}") from error
-
-
-def in_words(error: Any) -> str:
-    """One of pydantic's errors: the key, what is wrong, what was found."""
-    return f"{'.'.join(map(str, error['loc']))}: {error['msg']} (found {without_secrets(error['input'])!r})"
+        place = found_at(keys, places, changed)
+        where = place if place.startswith("--set") else f"{path}:{place}"
+        raise type(error)(f"{where}: {error}") from error
 
 
 def load_yaml(text: str) -> Any:
@@ -97,10 +130,13 @@ def load_yaml(text: str) -> Any:
 
 def put(content: dict[str, Any], keys: list[str], value: Any) -> None:
     """Set content[key][sub]… to the value; ConfigError where a value stands in the way."""
-    for key in keys[:-1]:
+    for depth, key in enumerate(keys[:-1], 1):
         content = content.setdefault(key, {})
         if not isinstance(content, dict):
-            raise ConfigError(f"--set {'.'.join(keys)}: '{key}' holds a value, not a section")
+            whole = ".".join(keys[:depth])
+            raise ConfigError(
+                f"--set {'.'.join(keys)}: '{key}' holds a value, not a section; give it whole, --set '{whole}={{...}}'"
+            )
     content[keys[-1]] = value
 
 

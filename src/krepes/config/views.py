@@ -1,15 +1,14 @@
 """The configuration's `views`."""
 
-import difflib
-import importlib
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from krepes.config.mistakes import COMPLETE, in_words, nearest, refusal, unknown_name
 from krepes.config.reading import Section
+from krepes.config.user_views import imported
 from krepes.config.view_settings import (
     Arguments,
     Crop,
@@ -71,9 +70,8 @@ class ViewsConfig(BaseModel):
             raise ValueError("views.name is missing, such as {name: gaussian, std: 0.1}")
         kind = USER if is_path(name) else KINDS.get(name)
         if kind is None:
-            near = difflib.get_close_matches(str(name), KINDS, 1)
-            said = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"views.name {name!r} is unknown; {said}expected {', '.join(KINDS)}, or module:name")
+            said = f"views.name {unknown_name(name, list(KINDS))}, or module:name"
+            raise refusal("views", [(COMPLETE, ("name",), said, name)])
         return {"name": name, **checked(name, settings, kind[0])}
 
 
@@ -116,16 +114,19 @@ def refuse_import_paths(views: Any, place: Path) -> None:
 
 
 def checked(name: str, settings: dict[str, Any], model: type[Section]) -> dict[str, Any]:
-    """The settings of a name, with defaults; ValueError names those that it has not."""
-    unknown = sorted(set(map(str, settings)) - set(model.model_fields))
+    """The settings of a name, with defaults; ValidationError names those that it has not, each at its place."""
+    known = list(model.model_fields)
+    unknown = sorted(set(map(str, settings)) - set(known))
     if unknown:
-        known = ", ".join(model.model_fields) or "none"
-        raise ValueError(f"views.{', views.'.join(unknown)} is no setting of {name}; it has: {known}")
+        near = [match for key in unknown for match in nearest(key, known)]
+        meant = f"did you mean {' and '.join(near)}? " if near else ""
+        said = f"views.{', views.'.join(unknown)} is no setting of {name}; {meant}it has: {', '.join(known) or 'none'}"
+        raise refusal("views", [(COMPLETE, (unknown[0],), said, None)])
     try:
         return model.model_validate(settings).model_dump(exclude_none=True)
     except ValidationError as error:
-        lines = [f"views.{'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})" for e in error.errors()]
-        raise ValueError("; ".join(lines)) from error
+        found = [(e["loc"], in_words({**e, "loc": ("views", *e["loc"])}), e["input"]) for e in error.errors()]
+        raise refusal("views", [(COMPLETE, *one) for one in found]) from error
 
 
 def build_views(config: ViewsConfig, source: Source) -> Callable[..., Any]:
@@ -183,25 +184,6 @@ def as_preprocessed(settings: dict[str, Any], source: Any) -> dict[str, Any]:
 def parts(views: list[dict[str, Any]], source: Source) -> list[Any]:
     """The views that a composition or a pair is made of."""
     return [build_views(ViewsConfig.model_validate(v), source) for v in views]
-
-
-def imported(settings: dict[str, Any], source: Source, path: str) -> Callable[..., Any]:
-    """A user's views: what a class or factory makes of the arguments, or, without any, a function itself."""
-    module, _, attribute = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-        made = found(**settings.get("args", {})) if inspect.isclass(found) or "args" in settings else found
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"views.name {path} with {settings.get('args')}: {error}. Expected an import path such as "
-            "my_package.views:MyViews, installed or on PYTHONPATH."
-        ) from error
-    if not callable(made):
-        raise ConfigError(
-            f"views.name {path} is a {type(made).__name__}; expected a callable (batch, generator) -> batch, or a "
-            "class or factory of one"
-        )
-    return made
 
 
 USER = (Arguments, imported)

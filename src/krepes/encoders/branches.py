@@ -5,7 +5,7 @@ import re
 from krepes.encoders.presets import preset
 from krepes.encoders.reading import Checkpoint
 from krepes.encoders.recipe import Recipe
-from krepes.encoders.state import State, containers, copies, equal_copy, state_at, unwrapped
+from krepes.encoders.state import State, copies, equal_copy, flattened, state_dicts, unwrapped
 from krepes.errors import EncoderError
 
 TEACHER, STUDENT = {"teacher", "momentum", "ema", "target"}, {"student", "online"}
@@ -48,10 +48,10 @@ def another_container(
         EncoderError: there is one with other values, and the recipe as given says neither container nor branch.
     """
     remarks, own = [], unwrapped(state)
-    for path, _ in containers(checkpoint.content):
+    for path, held in state_dicts(checkpoint.content):
         if path[: len(container)] == tuple(container):
             continue
-        other = unwrapped(state_at(checkpoint.content, path, where))
+        other = unwrapped(dict(flattened(held)))
         shared = [n for n in own if n in other and own[n].shape == other[n].shape]
         if 2 * len(shared) <= len(own):
             continue

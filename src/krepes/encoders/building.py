@@ -135,7 +135,7 @@ def assembled(settled: Settled, path: Path, trust: Trust) -> Loaded:
     if names and arch.name != "inferred" and not arch.name.startswith("transformers:"):
         shown = ", ".join(dict.fromkeys(f"{a.split('.')[0]} → {b.split('.')[0]}" for a, b in names.items()))
         account += Account(remarks=(f"names by position: {shown}",))
-    refuse_incomplete(account, f"{path} and {arch.name}", prefixes["encoder"])
+    refuse_incomplete(account, f"{path} and {arch.name}", prefixes["encoder"], recipe=True)
     module = Encoder(backbone, made.get("head"), made.get("predictor"), recipe.preprocess).eval()
     return checked(Loaded(
         module, account, settled.space, settled.note, recipe, tuple(described), None, None
@@ -199,7 +199,7 @@ def of_transformers(recipe: Recipe, path: Path) -> Loaded:
         ),
     )
     account += of_the_rest({n: torch.empty(0) for n in info["unexpected_keys"]}, recipe.allow)
-    refuse_incomplete(account, f"{path} and {recipe.arch.name}", "")
+    refuse_incomplete(account, f"{path} and {recipe.arch.name}", "", recipe=True)
     module = Encoder(encoder, preprocess=recipe.preprocess).eval()
     space = recipe.space or "backbone"
     if space not in ("backbone", "output"):

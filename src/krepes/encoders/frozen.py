@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -123,14 +124,15 @@ class FrozenEncoder:
                 f"{self._random_layer(batch)}. Remove random layers or augmentations from the model."
             )
         try:
-            alone = self(batch[:1])
+            # each of them, as a recurrent network that takes the batch for time leaves the first sample alone
+            alone = torch.cat([self(one) for one in batch.split(1)])
         except ValueError as error:  # a batch norm without running statistics
             raise EncoderError(f"the encoder needs more than one sample at a time: {error}") from error
         scale = out.norm(dim=1).mean().clamp_min(torch.finfo(out.dtype).tiny)
-        if (alone - out[:1]).norm() > 1e-3 * scale:
+        if (change := float((alone - out).norm(dim=1).max() / scale)) > 1e-3 or not math.isfinite(change):
             raise EncoderError(
-                "the embedding of a sample changes with the rest of its batch "
-                f"(by {float((alone - out[:1]).norm() / scale):.1%}). krepes needs a map of one sample at a time."
+                f"the embedding of a sample changes with the rest of its batch (by {change:.1%}). krepes needs a map "
+                "of one sample at a time: no statistics over the batch, and the batch as the first axis."
             )
         self.n_outputs = out.shape[1]
         if self._place is not None:
@@ -138,7 +140,11 @@ class FrozenEncoder:
 
     def _random_layer(self, batch: Tensor) -> str:
         """The first leaf layer whose output differs between two passes, as a phrase."""
-        leaves = [(name, m) for name, m in self.module.named_modules() if not list(m.children())]
+        leaves = [
+            (name, m)
+            for name, m in self.module.named_modules()
+            if not list(m.children()) and not isinstance(m, torch.jit.ScriptModule)  # which take no hooks
+        ]
         passes: list[dict[str, Tensor]] = [{}, {}]
         for seen in passes:
             hooks = [m.register_forward_hook(_keep_output(seen, name)) for name, m in leaves]
@@ -181,7 +187,7 @@ def _keep_output(seen: dict[str, Tensor], name: str):
 
 def refuse_train_mode(module: nn.Module) -> None:
     """Raise EncoderError naming the first layers in train mode."""
-    names = [name or "(the model itself)" for name, m in module.named_modules() if m.training]
+    names = [name or "(the model itself)" for name, m in module.named_modules() if getattr(m, "training", False)]
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         raise EncoderError(f"the encoder is in train mode: {shown}. Call encoder.eval() first.")

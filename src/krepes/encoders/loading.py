@@ -15,6 +15,7 @@ from krepes.errors import EncoderError
 
 SHOWN = 8  # names listed of each kind
 PREDICTOR = re.compile(r"(?:\w+\.)*?\w*(?:predictor|prediction_head)\w*\.")  # BYOL's, as frameworks call it
+CONVERTED = ("encoder.", "head.", "predictor.")  # how `krepes convert` names the parts
 CLASSIFIERS = ("fc", "head", "heads", "classifier")  # of torchvision's and timm's networks
 
 
@@ -141,37 +142,57 @@ def refuse_unusable(key: str, tensor: Tensor) -> None:
         raise EncoderError(f"'{key}' holds NaN or infinity: training diverged, or the file is damaged")
 
 
-def refuse_incomplete(account: Account, where: str, prefix: str) -> None:
+def refuse_incomplete(account: Account, where: str, prefix: str, recipe: bool = False) -> None:
     """Raise EncoderError unless the file and the network agree, with near matches.
 
     Args:
         where: names the file and the network.
         prefix: the encoder's, for the proposal of another one.
+        recipe: whether a recipe says how they go together; else a configuration's factory and weights do.
     """
     if account.complete:
         return
     lines = [f"{where} do not fit; nothing is loaded half:"]
     lines += [f"  {line}" for line in account.lines()]
-    lines += [f"  {line}" for line in proposals(account, prefix)]
+    lines += [f"  {line}" for line in proposals(account, prefix, recipe)]
     lines.append(
         "Correct the prefixes or arch in the recipe (krepes inspect FILE shows the keys), or list keys that the "
-        "network does not need under allow."
-    )
+        "network does not need under allow." if recipe else without_recipe(account)
+    )  # fmt: skip
     raise EncoderError("\n".join(lines))
 
 
-def proposals(account: Account, prefix: str) -> Iterator[str]:
+def without_recipe(account: Account) -> str:
+    """What to do where a factory's network and a file of weights do not fit."""
+    keys = [*account.loaded, *account.unexpected, *(key for key, _, _ in account.mismatched)]
+    if all(k.startswith(CONVERTED) for k in keys) and not any(n.startswith(CONVERTED) for n in account.missing):
+        return (
+            "The file's names start with 'encoder.', as krepes convert writes them: say encoder: {recipe: FOLDER}, the "
+            "folder with its recipe.yaml, instead of factory, args and weights."
+        )
+    return (
+        "'missing' are tensors that the factory's network has, 'unexpected' those that the file has: correct "
+        "encoder.factory or encoder.args so that they make the network that was saved, or save its weights again under "
+        "the network's names."
+    )
+
+
+def proposals(account: Account, prefix: str, recipe: bool) -> Iterator[str]:
     """Another prefix under which the missing names are, or names that look alike."""
     missing = [n.removeprefix(prefix) for n in account.missing]
     tops = {n.split(".")[0] for n in missing}
     if len(tops) == 1 and tops <= set(CLASSIFIERS):
-        yield f"a checkpoint without the classifier '{(top := tops.pop())}': say arch.identity: [{top}]"
+        top = tops.pop()
+        way = f"say arch.identity: [{top}]" if recipe else "let the factory put a torch.nn.Identity there"
+        yield f"a checkpoint without the classifier '{top}': {way}"
     for top in dict.fromkeys(found[0] for found in map(PREDICTOR.match, account.unexpected) if found):
-        yield f"'{top}' is a predictor by its name: say predictor_prefix: {top} or allow: ['{top}*']"
+        way = f"say predictor_prefix: {top} or allow: ['{top}*']" if recipe else "the factory's network has none"
+        yield f"'{top}' is a predictor by its name: {way}"
     unused = {*account.unexpected, *(key for keys in account.ignored.values() for key in keys)}
     other = other_prefix(missing, unused) if missing else None
     if other is not None and other != prefix:
-        yield f"the file has these names under the prefix '{other}'; the recipe says '{prefix}'"
+        own = f"the recipe says '{prefix}'" if recipe else "the factory's network has them without it"
+        yield f"the file has these names under the prefix '{other}'; {own}"
         return
     for name in list(account.missing)[:5]:
         near = difflib.get_close_matches(name, list(account.unexpected), n=1, cutoff=0.6)

@@ -109,6 +109,33 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise EncoderError(f"{path} is no whole .safetensors file: {error}. Copy or download it again.") from error
 
 
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a configuration's `encoder.weights`, which is a .safetensors file and nothing else.
+
+    Raises:
+        EncoderError: the file cannot be read, is damaged, or of another kind; says which, and how to get safetensors.
+    """
+    try:
+        with path.open("rb") as f:
+            head = f.read(512)
+        size = path.stat().st_size
+    except OSError as error:
+        raise EncoderError(f"cannot read the weights {path}: {error}") from error
+    if looks_like_safetensors(head, size):
+        return read_safetensors(path)
+    refuse_strangers(path, head)
+    saved = head.startswith((b"PK", b"\x80"))  # a zip archive, or a pickle of protocol 2 and later
+    if path.suffix == ".safetensors" and not saved:
+        return read_safetensors(path)  # a damaged one: its own error says where
+    raise EncoderError(
+        f"{path} is {'a checkpoint as torch.save writes it' if saved else 'no .safetensors file'}; encoder.weights "
+        f"takes safetensors. Convert it: krepes convert {path} --preset NAME --output FOLDER (krepes inspect {path} "
+        "proposes the preset; --recipe FILE for a network of your own), then say encoder: {recipe: FOLDER} instead of "
+        "factory, args and weights. To keep the factory, save its network's weights with "
+        "safetensors.torch.save_file(network.state_dict(), 'weights.safetensors')."
+    )
+
+
 def read_folder(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of a folder: `model.safetensors`, else an index with its shards, else the only .safetensors there."""
     files = sorted(p.name for p in folder.glob("*.safetensors"))
@@ -235,9 +262,12 @@ def refusal(path: Path, names: list[str], error: Exception) -> str:
         "If you trust where it comes from, save the weights alone in the environment that made it:\n"
         "    import torch\n"
         f"    checkpoint = torch.load({str(path)!r}, map_location='cpu', weights_only=False)\n"
-        "    weights = checkpoint['state_dict'] if 'state_dict' in checkpoint else checkpoint\n"
+        "    # a network under another key: weights = checkpoint['model'], or checkpoint['model'].state_dict()\n"
+        "    whole = not isinstance(checkpoint, dict)\n"
+        "    weights = checkpoint.state_dict() if whole else checkpoint.get('state_dict', checkpoint)\n"
         f"    torch.save({{'state_dict': weights}}, {path.with_suffix('.weights.pt').name!r})\n"
-        f"or let krepes do it: krepes convert {path} --allow-pickle --output FOLDER (this runs the code named above)."
+        f"or let krepes do it: krepes convert {path} --preset NAME --allow-pickle --output FOLDER (or --recipe FILE; "
+        "this runs the code named above)."
     )
 
 

@@ -39,8 +39,9 @@ def parameters_at(module: nn.Module, place: str, batch: Tensor) -> list[str]:
     `ModuleList`.
 
     Raises:
-        ConfigError: the network has no blocks.
+        ConfigError: the network has no blocks, or TorchScript hides the order of its calls.
     """
+    refuse_scripted(module, place)
     order = call_order(module, batch)
     names = [n for n, p in module.named_parameters() if p.is_floating_point()]
     connected = connected_parameters(module, names, batch)
@@ -52,6 +53,18 @@ def parameters_at(module: nn.Module, place: str, batch: Tensor) -> list[str]:
     inside = [n for n in when if n.startswith(f"{block}.")]
     start = min(when[n] for n in inside)
     return [n for n in names if n in when and (n in inside or when[n] > start)]
+
+
+def refuse_scripted(module: nn.Module, place: str) -> None:
+    """Raise ConfigError where a part of the network is TorchScript, which tells nobody what it calls."""
+    scripted = [name for name, m in module.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+    if scripted:
+        names = [name for name, _ in module.named_parameters()]
+        raise ConfigError(
+            f"params={place!r} is found by the order in which layers are called, which TorchScript does not show: "
+            f"{scripted[0] or 'the model itself'} is a ScriptModule. Name the parameters (they "
+            f"are named like {', '.join(names[-4:])}), or give the network as it was before torch.jit."
+        )
 
 
 def last_block(module: nn.Module, when: dict[str, int]) -> str:
@@ -122,8 +135,8 @@ def connected_parameters(module: nn.Module, names: list[str], batch: Tensor) -> 
 
 
 def parameter(module: nn.Module, name: str) -> nn.Parameter:
-    """A parameter by name; a scripted module's too, which `get_parameter` does not find."""
+    """A parameter by name; a scripted module's too, where `get_parameter` finds none or is not supported."""
     try:
         return module.get_parameter(name)
-    except AttributeError:
+    except (AttributeError, RuntimeError):
         return dict(module.named_parameters())[name]

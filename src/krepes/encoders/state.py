@@ -46,13 +46,7 @@ def state_at(content: Any, container: Sequence[str] | None, where: str) -> State
         EncoderError: a key is not there, or there are no tensors; says which keys and containers there are.
     """
     for i, key in enumerate(container or ()):
-        if not isinstance(content, Mapping) or key not in content:
-            there = [str(k) for k in content] if isinstance(content, Mapping) else [type(content).__name__]
-            raise EncoderError(
-                f"{where} has no '{key}' under {'.'.join([*(container or ())][:i]) or 'its top'}; there: "
-                f"{listed(there)}{candidates(content)}"
-            )
-        content = content[key]
+        content = entry(content, key, f"{where} has", ".".join([*(container or ())][:i]) or "its top")
     if isinstance(content, nn.Module):
         content = content.state_dict()
     if not isinstance(content, Mapping):
@@ -68,7 +62,8 @@ def state_at(content: Any, container: Sequence[str] | None, where: str) -> State
     nested = [str(k) for k, v in content.items() if isinstance(v, Mapping) and any(True for _ in flattened(v))]
     if not state:
         raise EncoderError(f"{where} holds no tensors at {'.'.join(container or ()) or 'its top'}{candidates(content)}")
-    if not container and not direct and len(nested) >= 1 and "optimizer" in str(list(content)).lower():
+    trained = "optimizer" in str(list(content)).lower() or any(is_optimiser(v) for v in content.values())
+    if not container and not direct and nested and trained:
         raise EncoderError(
             f"{where} holds no tensors at its top but in {listed(nested)}: say which is the network, container: …"
             f"{candidates(content)}"
@@ -76,13 +71,44 @@ def state_at(content: Any, container: Sequence[str] | None, where: str) -> State
     return state
 
 
+def entry(content: Any, name: str, found: str, above: str) -> Any:
+    """What a mapping holds under a key of this text, as recipes give keys; the file's own may be numbers.
+
+    Args:
+        found, above: begin an error with the file, and name the mapping in it.
+
+    Raises:
+        EncoderError: there is no such key, or several: 0 and '0'.
+    """
+    keys = [k for k in content if str(k) == name] if isinstance(content, Mapping) else []
+    if not keys:
+        there = [str(k) for k in content] if isinstance(content, Mapping) else [type(content).__name__]
+        raise EncoderError(f"{found} no '{name}' under {above}; there: {listed(there)}{candidates(content)}")
+    if len(keys) > 1:
+        raise EncoderError(
+            f"{found} several keys '{name}' under {above}: {', '.join(map(repr, keys))}. Save what is meant under "
+            "another key."
+        )
+    return content[keys[0]]
+
+
 def twice(names: Sequence[str]) -> str:
     """The first name that is there before."""
     return next(n for i, n in enumerate(names) if n in names[:i])
 
 
-def mappings(content: Any) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+def is_optimiser(value: Any) -> bool:
+    """Whether this is the state dict of a torch optimiser, of any name: its tensors are no network's."""
+    return isinstance(value, Mapping) and "state" in value and isinstance(value.get("param_groups"), list | tuple)
+
+
+def mappings(content: Any, optimisers: bool = True) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
     """(key path, mapping) of nested mappings, in order; one that holds itself is not entered again.
+
+    The path is of the keys' texts, as errors and recipes give them; they are no keys to look up (see `entry`).
+
+    Args:
+        optimisers: False passes over those below the top.
 
     Raises:
         EncoderError: there are more than a checkpoint has, as a hostile file makes them.
@@ -98,7 +124,8 @@ def mappings(content: Any) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]
             raise EncoderError(f"the file holds more than {NODES:,} nested mappings; no checkpoint does: it is hostile")
         yield path, value
         for key, inner in value.items():
-            yield from walk(inner, (*path, str(key)), (*above, id(value)))
+            if optimisers or not is_optimiser(inner):
+                yield from walk(inner, (*path, str(key)), (*above, id(value)))
 
     return walk(content, (), ())
 
@@ -111,10 +138,16 @@ def flattened(content: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
                 yield ".".join([*path, str(key)]), value
 
 
+def state_dicts(content: Any) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+    """(key path, mapping) of what may be a network: mappings that hold tensors themselves, no optimiser's."""
+    for path, mapping in mappings(content, optimisers=False):
+        if any(isinstance(v, Tensor) for v in mapping.values()):
+            yield path, mapping
+
+
 def containers(content: Any) -> list[tuple[tuple[str, ...], int]]:
-    """Key paths whose values are state dicts (mappings that hold tensors themselves), with their number of tensors."""
-    counted = ((path, sum(isinstance(v, Tensor) for v in mapping.values())) for path, mapping in mappings(content))
-    return [(path, direct) for path, direct in counted if direct]
+    """Key paths of the state dicts, with their number of tensors."""
+    return [(path, sum(isinstance(v, Tensor) for v in held.values())) for path, held in state_dicts(content)]
 
 
 def candidates(content: Any) -> str:
