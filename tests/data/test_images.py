@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from PIL import Image
 
+from krepes.config import DataConfig, build_data
 from krepes.data.encoded import open_file
 from krepes.data.images import ImageFiles, ImageFolder, Preprocess
 from krepes.data.source import Source, fingerprint
@@ -320,6 +321,25 @@ def test_a_missing_and_an_empty_folder_are_named(tmp_path):
         folder_of(tmp_path / "none", PLAIN)
     with pytest.raises(DataError, match="no images of"):
         folder_of(tmp_path, PLAIN)
+
+
+def test_arrays_in_place_of_images_are_told_how_they_are_given(tmp_path):
+    said = r"no images of .*, but 2 files of arrays, such as a.npy.*data: \{array: file.npy\}.*load_array"
+    (tmp_path / "sub").mkdir()
+    for name in ("a.npy", "sub/b.NPZ", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=said):
+        folder_of(tmp_path, PLAIN)
+    with pytest.raises(DataError, match=r"a.npy, but 1 files of arrays.*data: \{array: file.npy\}"):
+        ImageFiles(tmp_path / "a.npy", PLAIN)
+    config = {"images": str(tmp_path), "preprocess": {}}
+    with pytest.raises(DataError, match=said):
+        build_data(DataConfig.model_validate(config), tmp_path)
+
+
+def test_ids_of_images_are_no_single_text(tree):
+    with pytest.raises(DataError, match="ids='ab' is a single text"):
+        ImageFiles([tree / "dog/c.png", tree / "cat/a.png"], PLAIN, ids="ab")
 
 
 def test_a_list_of_paths_keeps_its_order_and_a_repeated_one_is_a_problem(tree, monkeypatch):

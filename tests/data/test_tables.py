@@ -1,6 +1,8 @@
 """Tables: what a CSV means, and how rows become encoder inputs."""
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -97,3 +99,56 @@ def test_a_column_in_another_coding_is_refused():
     schema = TableSchema.fit(pd.DataFrame({"job": ["clerk", "cook"] * 20}), categorical=["job"])
     with pytest.raises(DataError, match="none of its 40 cells holds a category of the schema"):
         schema.transform(pd.DataFrame({"job": ["CLERK", "COOK"] * 20}))
+
+
+def test_ids_may_be_the_name_of_a_column_and_a_single_text_is_no_list_of_ids():
+    frame = FRAME.assign(pid=["007", "008", "009"])
+    source = TableSource(frame, TableSchema.fit(FRAME, label="y"), ids="pid")
+    assert source.ids == ["007", "008", "009"]
+    assert source.metadata().columns.tolist() == ["age", "job"]
+    with pytest.raises(DataError, match="unknown column 'pidd'; did you mean 'pid'"):
+        TableSource(frame, source.schema, ids="pidd")
+    with pytest.raises(DataError, match="1 ids are given more than once: a"):
+        TableSource(frame.assign(pid=["a", "b", "a"]), source.schema, ids="pid")
+    for ids in ("pid", "long"):  # as many letters as samples, or not
+        with pytest.raises(DataError, match=rf"ids='{ids}' is a single text.*table\['{ids}'\]\.tolist\(\)"):
+            ArraySource(torch.zeros(3, 2), ids=ids)
+
+
+def test_columns_of_one_name_are_refused_where_they_are_wanted():
+    frame = pd.DataFrame([[1.0, 2.0, 3.0], [2.0, 4.0, 5.0]], columns=["a", "b", "a"])
+    for columns in (["a", "b", "a"], [1, "b", "1"]):
+        twice = frame.set_axis(columns, axis=1)
+        with pytest.raises(DataError, match=rf"more than one column named '{columns[2]}'; rename or remove"):
+            TableSchema.fit(twice)
+        schema = TableSchema.fit(twice, features=["b"])
+        assert TableSource(twice, schema).batch([0]).tolist() == [[-1.0]]
+    with pytest.raises(DataError, match="more than one column named 'a'"):
+        TableSource(frame, TableSchema.fit(frame.iloc[:, :2]))
+    assert len(TableSchema.fit(frame, features=["b", "b"]).columns) == 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ([[1, 2], [3]], r"row 0 holds the list \[1, 2\]"),
+        ([None, np.arange(90)], r"row 1 holds the ndarray array\(\[ 0, 1.* …;"),
+        (["x", {"a": 1}], r"row 1 holds the dict \{'a': 1\}"),
+        ([1, (2, 3)], r"row 1 holds the tuple \(2, 3\)"),
+        (pd.array([[1], None], dtype=pd.ArrowDtype(pa.list_(pa.int64()))), r"row 0 holds the list \[1\]"),
+    ],
+    ids=["list", "array", "dict", "tuple", "arrow"],
+)
+@pytest.mark.parametrize("kind", [None, "categorical", "numeric"])
+def test_a_column_of_lists_is_refused_with_its_row(cells, said, kind):
+    frame = pd.DataFrame({"x": pd.Series(cells), "age": [1.0, 2.0]})
+    with pytest.raises(DataError, match=rf"column 'x': {said}.*leave it out with features=…"):
+        TableSchema.fit(frame, kinds={} if kind is None else {"x": kind})
+    assert TableSchema.fit(frame, features=["age"]).width == 1
+
+
+def test_columns_named_by_numbers_are_encoded_as_they_were_fitted():
+    frame = pd.DataFrame(np.arange(6.0).reshape(3, 2))
+    schema = TableSchema.fit(frame)
+    assert [c.name for c in schema.columns] == ["0", "1"]
+    assert torch.equal(TableSource(frame, schema).batch(range(3)), schema.transform(frame.set_axis(["0", "1"], axis=1)))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from krepes.audit.selection import in_order_of
 from krepes.audit.statistics import FEWEST
 from krepes.errors import ConfigError, DataError, KrepesWarning
 
@@ -57,12 +58,18 @@ class Feature:
 
 
 def raw_table(auditor: "Auditor", table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One raw row per audited sample: the given ones, or the samples' own.
+    """One raw row per audited sample, in the samples' order: the given ones, or the samples' own.
+
+    Args:
+        table: where its index holds the samples' ids, it says which row is whose; else the rows are taken in the
+            samples' order (see `in_order_of`).
 
     Raises:
-        DataError: there is none, or it has another number of rows.
+        DataError: there is none, it is no DataFrame, or it has another number of rows.
     """
-    found = auditor.source_.metadata() if table is None else table
+    if table is not None and not isinstance(table, pd.DataFrame):
+        raise DataError(f"the table is a {type(table).__name__}; expected a pandas DataFrame with a row per sample")
+    found = auditor.source_.metadata() if table is None else in_order_of(auditor.source_.ids, table, stacklevel=4)
     if found is None:
         raise DataError("the audited samples have no table; give one: a raw row for each of them")
     if len(found) != len(auditor.source_):

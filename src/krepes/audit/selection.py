@@ -1,17 +1,21 @@
 """Samples named by ids, a mask or a query on the source's table."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 
 from krepes.audit.query import condition
 from krepes.data.ids import RowIds
 from krepes.data.source import Source
-from krepes.errors import ConfigError, is_whole
+from krepes.errors import ConfigError, KrepesWarning, is_whole
+
+Rows = TypeVar("Rows")
 
 
 def positions(source: Source, wanted: Any, what: str) -> np.ndarray:
@@ -102,6 +106,81 @@ def positions_of(ids: Sequence[str], wanted: set[str]) -> dict[str, int]:
     if isinstance(ids, RowIds):
         return {name: ids.index(name) for name in wanted if name in ids}
     return {name: i for i, name in enumerate(ids) if name in wanted}
+
+
+def in_order_of(ids: Sequence[str], rows: Rows, what: str = "the table", stacklevel: int = 3) -> Rows:
+    """One row per sample in the samples' order, where a pandas index says which row is whose.
+
+    The index names the rows where it holds each of the ids as text, or the numbers 0 … n − 1 and the ids are default
+    ones. If such numbers move rows, a warning says so: they may be left over from a shuffle before the samples were
+    made. Any other index says nothing of the samples, and the rows are taken as they stand; a warning says so of the
+    numbers 0 … n − 1 in another order, and of text that is some of the ids.
+
+    Args:
+        ids: of the samples (n,).
+        rows: a DataFrame or a Series (n rows); anything else, and another number of rows, is given back as it is.
+        what: the rows, for messages.
+        stacklevel: of the warning; 3 is the caller's caller.
+
+    Example:
+        >>> in_order_of(["a", "b", "c"], pd.Series([3, 1, 2], index=["c", "a", "b"])).tolist()
+        [1, 2, 3]
+    """
+    if not isinstance(rows, pd.DataFrame | pd.Series) or len(rows) != len(ids) or not len(ids):
+        return rows
+    index, as_it_is = rows.index, np.arange(len(ids))
+    numbers = _numbers(index)
+    order = np.argsort(numbers) if numbers is not None and isinstance(ids, RowIds) else _order(ids, index)
+    if order is None:
+        if numbers is not None and (numbers != as_it_is).any():
+            _say_as_they_stand(ids, what, f"the numbers 0 … {len(ids) - 1} in another order", stacklevel)
+        elif _holds_text(index) and str(index[0]) in ids:
+            _say_as_they_stand(ids, what, "some of the samples' ids, and not each of them once", stacklevel)
+        return rows
+    if (order == as_it_is).all():
+        return rows
+    if numbers is not None and index.name is None:  # a named index was set on purpose
+        warnings.warn(
+            f"the index of {what} holds the numbers 0 … {len(ids) - 1} in another order than the samples are in: its "
+            "rows are put into the samples' order by it. If they stood in that order, give it .reset_index(drop=True)",
+            KrepesWarning,
+            stacklevel=stacklevel,
+        )
+    return rows.iloc[order]
+
+
+def _numbers(index: pd.Index) -> np.ndarray | None:
+    """An index that holds the numbers 0 … n − 1 in any order (n,); else None."""
+    if isinstance(index, pd.MultiIndex) or not pd.api.types.is_integer_dtype(index.dtype) or index.hasnans:
+        return None
+    numbers = index.to_numpy(np.int64)
+    if numbers.min() != 0 or numbers.max() != len(numbers) - 1 or (np.bincount(numbers) != 1).any():
+        return None
+    return numbers
+
+
+def _order(ids: Sequence[str], index: pd.Index) -> np.ndarray | None:
+    """Each sample's row (n,), where the index as text holds every id once; else None."""
+    if isinstance(index, pd.MultiIndex) or str(index[0]) not in ids:  # most often that settles it
+        return None
+    names = pd.Index(list(map(str, index.tolist())), dtype=object)
+    order = names.get_indexer(pd.Index(list(ids), dtype=object)) if names.is_unique else np.array([-1])
+    return None if (order < 0).any() else order
+
+
+def _holds_text(index: pd.Index) -> bool:
+    return not isinstance(index, pd.MultiIndex) and not pd.api.types.is_numeric_dtype(index.dtype)
+
+
+def _say_as_they_stand(ids: Sequence[str], what: str, held: str, stacklevel: int) -> None:
+    """Warn that rows are taken by position although their index may have been meant."""
+    warnings.warn(
+        f"the index of {what} holds {held}: its rows are taken as they stand, one for each sample in turn. If the "
+        f"index says whose they are, let it hold the samples' ids, such as {ids[0]!r}; if not, give it "
+        ".reset_index(drop=True)",
+        KrepesWarning,
+        stacklevel=stacklevel + 1,
+    )
 
 
 def explained_positions(source: Source, explain: Sequence[int | str] | int, seed: int) -> list[int]:

@@ -18,6 +18,7 @@ from krepes.data.names import existing
 from krepes.data.preprocess import Preprocess, read_image
 from krepes.errors import ConfigError, DataError, KrepesWarning
 
+ARRAYS = (".npy", ".npz")
 IMAGES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
 
 
@@ -55,7 +56,7 @@ def walk(root: Path, suffixes: Sequence[str] = IMAGES) -> Listing:
     listing.
 
     Raises:
-        DataError: no such folder.
+        DataError: no such folder, or one of arrays alone.
     """
     if not root.is_dir():
         raise DataError(f"there is no folder {root}; expected one of images, or with a subfolder of images per class")
@@ -66,6 +67,8 @@ def walk(root: Path, suffixes: Sequence[str] = IMAGES) -> Listing:
             problems[path] = problem
     endings = tuple(s.lower() for s in suffixes)
     others = sorted(p for p in found if not p.lower().endswith(endings) and p not in problems)
+    if others and len(others) == len(found):
+        _refuse_arrays(root, others)
     if others:
         few = ", ".join(map(in_utf8, others[:3]))
         warnings.warn(
@@ -80,6 +83,18 @@ def walk(root: Path, suffixes: Sequence[str] = IMAGES) -> Listing:
     folders = [name.split("/", 1)[0] if "/" in name else None for name in ids]
     table = pd.DataFrame({"folder": pd.Categorical(folders)}) if any(folders) else None
     return Listing(f"images of {root}", root, paths, ids, table, _unreadable_names(paths) | problems)
+
+
+def _refuse_arrays(where: Path, names: Sequence[str]) -> None:
+    """Raise DataError where one of the files, none of which is an image by its name, is an array by its name."""
+    arrays = [name for name in names if name.lower().endswith(ARRAYS)]
+    if arrays:
+        raise DataError(
+            f"there are no samples: no images of {where}, but {len(arrays)} files of arrays, such as "
+            f"{in_utf8(arrays[0])}. Arrays are given as one file with all samples: in a configuration data: {{array: "
+            "file.npy}, or {packed: file.npz} for encoded images; in Python load_array('file.npy'). numpy.stack makes "
+            "one of many"
+        )
 
 
 def _below(folder: Path, prefix: str, above: set[tuple[int, int]]) -> Iterator[tuple[str, str | None]]:
@@ -114,12 +129,13 @@ def listed(paths: Sequence[str | Path] | str | Path) -> Listing:
     A CSV file's column `id` gives the ids, and its other columns a table.
 
     Raises:
-        DataError: no such file, one that is not UTF-8, or without the column.
+        DataError: no such file, one that is not UTF-8, an array, or without the column.
     """
     if not isinstance(paths, str | Path):
         plain = [os.fspath(p) for p in paths]
         return _listing("images", Path(), plain)
     file, what = existing(paths), f"images of {paths}"
+    _refuse_arrays(file, [file.name])
     if file.suffix.lower() != ".csv":
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()

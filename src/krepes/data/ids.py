@@ -114,10 +114,11 @@ def checked_ids(ids: Sequence[str] | None, n: int, prefix: str = "") -> Sequence
     """n unique ids; by default prefix0 … prefix(n − 1).
 
     Raises:
-        DataError: another number of ids, or one given twice; names it.
+        DataError: another number of ids, one given twice (named), or a single text.
     """
     if ids is None:
         return RowIds(n, prefix)
+    refuse_text(ids)
     if len(ids) != n:
         raise DataError(f"{len(ids)} ids for {n} samples; expected one each")
     if isinstance(ids, RowIds):
@@ -127,6 +128,15 @@ def checked_ids(ids: Sequence[str] | None, n: int, prefix: str = "") -> Sequence
         repeated = [name for name, count in Counter(names).items() if count > 1]
         raise DataError(f"{len(repeated)} ids are given more than once: {', '.join(repeated[:5])}")
     return names
+
+
+def refuse_text(ids: object) -> None:
+    """Raise DataError for ids that are a single text: its letters would be taken for them."""
+    if isinstance(ids, str):
+        raise DataError(
+            f"ids={ids!r} is a single text; expected a list of one id per sample, such as the cells of a column: "
+            f"table[{ids!r}].tolist()"
+        )
 
 
 def joined(ids: Sequence[str]) -> Iterator[bytes]:

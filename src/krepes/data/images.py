@@ -10,6 +10,7 @@ from torch import Tensor
 from krepes.data.columns import Columns
 from krepes.data.encoded import EncodedImages, open_file
 from krepes.data.folders import IMAGES, Listing, in_utf8, listed, walk
+from krepes.data.ids import refuse_text
 from krepes.data.preprocess import MAX_PIXELS, Preprocess
 from krepes.data.problems import OnError, Problem, repeated_ids
 from krepes.errors import DataError
@@ -108,6 +109,8 @@ def ImageFiles(
     Raises:
         DataError: no files, or files that cannot be used: names the first five and says how many.
     """
+    refuse_text(ids)
+    refuse_text(ids)
     files = paths if isinstance(paths, Listing) else listed(paths)
     if not files.paths:
         raise DataError(f"there are no samples: no {files.what}")

@@ -1,9 +1,12 @@
 """Files and columns by their names."""
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from krepes.errors import DataError
 
@@ -33,3 +36,24 @@ def require_name(names: Iterable[Any], name: str) -> str:
         hint = f"; did you mean '{near[0]}'?" if near else "."
         raise DataError(f"unknown column '{name}'{hint} The table has {', '.join(known)}")
     return name
+
+
+def column_of(frame: pd.DataFrame, name: str) -> pd.Series:
+    """The column of that name; a name that is a number is known by its text.
+
+    Raises:
+        DataError: there is none, or several.
+    """
+    known = list(map(str, frame.columns))
+    refuse_twice(known, [require_name(known, name)])
+    return frame.iloc[:, known.index(name)]
+
+
+def refuse_twice(names: Sequence[str], wanted: Iterable[str]) -> None:
+    """Raise DataError naming those of the wanted columns that a table has more than once."""
+    held = Counter(names)
+    twice = [name for name in dict.fromkeys(wanted) if held[name] > 1]
+    if twice:
+        raise DataError(
+            f"the table has more than one column named {', '.join(map(repr, twice[:5]))}; rename or remove all but one"
+        )

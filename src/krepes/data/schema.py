@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from krepes.data.codes import Codes
-from krepes.data.names import require_name
+from krepes.data.names import column_of, refuse_twice, require_name
+from krepes.data.ranges import far_outside, say_far_outside
 from krepes.data.schema_columns import Column, chosen_features, fitted_columns, labelled, plain_number
 from krepes.data.schema_file import as_yaml, is_yaml, read_records
 from krepes.errors import DataError, KrepesWarning
@@ -53,7 +54,8 @@ class TableSchema:
             kinds: column ↦ kind, where the rule is wrong.
 
         Raises:
-            DataError: an unknown column, the label among the features, or a column without any value.
+            DataError: an unknown column, two features of one name, the label among the features, or a column without
+                any value or with lists in its cells.
             ConfigError: an unknown kind, or one for a column that is no feature.
         """
         for name in [*(features or ()), *categorical, *([label] if label is not None else [])]:
@@ -61,6 +63,8 @@ class TableSchema:
         names = list(features) if features is not None else chosen_features(frame, label)
         if label is not None and label in names:
             raise DataError(f"the label column '{label}' is among the features; labels never reach the encoder")
+        refuse_twice(list(map(str, frame.columns)), map(str, names))
+        names = list(dict.fromkeys(names))
         return cls(fitted_columns(frame, names, dict.fromkeys(categorical, "categorical") | dict(kinds or {})))
 
     @property
@@ -81,10 +85,11 @@ class TableSchema:
         """Encoder inputs (n, p), float32.
 
         Numeric: standardised, missing at the mean with a flag. Categorical: one-hot, with a slot for missing and
-        one for categories that the schema has not seen.
+        one for categories that the schema has not seen. Warns of numeric columns of which a fifth of the cells lies far
+        outside the range that they had when the schema was fitted: mostly they are in another unit.
 
         Raises:
-            DataError: a column is absent, or a numeric one holds text; names row and value.
+            DataError: a column is absent or stands there twice, or a numeric one holds text; names row and value.
         """
         return self.codes(frame).expand(slice(None))
 
@@ -97,18 +102,23 @@ class TableSchema:
         # filled column by column, so that one wide column at most stands beside the codes
         dense = np.empty((len(frame), len(dense_columns)), np.float32)
         hot = np.empty((len(frame), len(categorical)), np.int16 if self.width < 2**15 else np.int32)
-        start = 0
+        start, far = 0, []
         for c in numeric:
-            dense[:, start : start + c.width] = self._numeric(frame[require_name(frame.columns, c.name)], c)
+            dense[:, start : start + c.width], said = self._numeric(column_of(frame, c.name), c)
+            far += [] if said is None else [said]
             start += c.width
+        say_far_outside(far, stacklevel=3)
         for i, c in enumerate(categorical):
-            hot[:, i] = slices[c.name].start + self._categories(frame[require_name(frame.columns, c.name)], c)
+            hot[:, i] = slices[c.name].start + self._categories(column_of(frame, c.name), c)
         return Codes(
             torch.from_numpy(dense), torch.tensor(dense_columns, dtype=torch.long), torch.from_numpy(hot), self.width
         )
 
-    def _numeric(self, values: pd.Series, column: Column) -> np.ndarray:
-        """The standardised values and, where the schema has it, the flag of missing ones: (n, 1) or (n, 2)."""
+    def _numeric(self, values: pd.Series, column: Column) -> tuple[np.ndarray, str | None]:
+        """The standardised values and, where the schema has it, the flag of missing ones: (n, 1) or (n, 2).
+
+        Beside them what `far_outside` says of the column.
+        """
         missing = values.isna().to_numpy()
         numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
         bad = ~np.isfinite(numbers) & ~missing
@@ -121,7 +131,7 @@ class TableSchema:
         if missing.any() and not column.missing:
             _warn(f"column '{column.name}' had no missing values when fitted; {int(missing.sum())} get its mean")
         scaled = np.where(missing, 0.0, (numbers - column.mean) / (column.std or 1.0))
-        return np.stack([scaled, missing] if column.missing else [scaled], 1)
+        return np.stack([scaled, missing] if column.missing else [scaled], 1), far_outside(numbers, column)
 
     def _categories(self, values: pd.Series, column: Column) -> np.ndarray:
         """Category numbers (n,); k for missing and k + 1 for unseen cells, of k categories."""

@@ -5,19 +5,23 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from krepes.data.cells import SAID, nearly_numeric
 from krepes.data.columns import without_classes
+from krepes.data.names import column_of
 from krepes.data.schema_file import KINDS
 from krepes.errors import ConfigError, DataError, KrepesWarning
 
 FEW = 20  # different texts that a column may have, however short the table
 UNIQUE = 0.9  # share of different texts from which a column names rows
+CONTAINERS = (list, tuple, dict, set, frozenset, np.ndarray)  # of several values in one cell
+SHOWN = 40  # characters of a cell that a message shows
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,15 @@ def fitted_columns(frame: pd.DataFrame, names: Sequence[str], kinds: Mapping[str
 
     Raises:
         ConfigError: an unknown kind, or one for another column.
-        DataError: as `fit_column`.
+        DataError: as `fit_column`, or a column with lists in its cells.
     """
     for name, kind in kinds.items():
         if kind not in KINDS or name not in names:
             raise ConfigError(f"kinds: {name!r} ↦ {kind!r}; expected a feature and one of {', '.join(KINDS)}")
     columns = []
     for name in names:
-        values = frame[name]
+        values = column_of(frame, str(name))
+        refuse_lists(values, str(name))
         kind = kinds.get(name) or kind_of_column(values)
         columns.append(fit_column(values, str(name), kind))
         if name in kinds or kind != "categorical":
@@ -80,6 +85,25 @@ def fitted_columns(frame: pd.DataFrame, names: Sequence[str], kinds: Mapping[str
                 "feature. Leave it out with features=…"
             )
     return tuple(columns)
+
+
+def refuse_lists(values: pd.Series, name: str) -> None:
+    """Raise DataError naming the first cell that is no single value, such as a list or an array."""
+    if isinstance(values.dtype, pd.ArrowDtype) and pa.types.is_nested(values.dtype.pyarrow_dtype):
+        held = values.notna().to_numpy()
+    elif values.dtype == object and pd.api.types.infer_dtype(values, skipna=True).startswith("mixed"):
+        held = np.array([isinstance(v, CONTAINERS) or not isinstance(v, Hashable) for v in values])
+    else:
+        return
+    if held.any():
+        row = int(np.flatnonzero(held)[0])
+        cell = values.iloc[row]
+        text = " ".join(repr(cell).split())
+        raise DataError(
+            f"column '{name}': row {row} holds the {type(cell).__name__} {text[:SHOWN]}{' …' * (len(text) > SHOWN)}; "
+            "expected one number, text or truth value in each cell. Make columns of its parts, or leave it out with "
+            "features=…"
+        )
 
 
 def kind_of_column(values: pd.Series) -> str:

@@ -178,14 +178,27 @@ def make_views(source: Source, views: Views, indices: range, seed: int) -> tuple
             mixed = (seed * 1_000_003 + which) * 2_654_435_761 + indices.start
             # an object with a `pair` makes view a and view b in different ways
             make = getattr(views, "pair", (views, views))[which]
-            view = make(batch.clone(), torch.Generator().manual_seed(mixed % 2**63))
+            try:
+                view = make(batch.clone(), torch.Generator().manual_seed(mixed % 2**63))
+            except KrepesError:
+                raise
+            except Exception as error:  # the user's code
+                if lacks_memory(error):
+                    raise
+                raise DataError(
+                    f"views raise {type(error).__name__}: {error}, called with a batch of shape {tuple(batch.shape)} "
+                    f"({batch.dtype}) and a torch.Generator; expected a callable (batch, generator) -> batch"
+                ) from error
             if not isinstance(view, Tensor) or view.shape != batch.shape:
                 got = tuple(view.shape) if isinstance(view, Tensor) else type(view).__name__
                 raise DataError(
                     f"views returned {got} for a batch of shape {tuple(batch.shape)}; expected the same shape"
                 )
             if view.is_floating_point() != batch.is_floating_point():
-                raise DataError(f"views returned {view.dtype} for a batch of {batch.dtype}; expected the same kind")
+                advice = "" if batch.is_floating_point() else ". Give samples that hold fractions: samples.float()"
+                raise DataError(
+                    f"views returned {view.dtype} for a batch of {batch.dtype}; expected the same kind{advice}"
+                )
             out.append(view)
     for view in out:
         check_finite(view, names(source, indices))

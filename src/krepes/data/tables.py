@@ -14,7 +14,7 @@ from torch import Tensor
 
 from krepes.data.cells import MISSING
 from krepes.data.ids import checked_ids, joined
-from krepes.data.names import require_name
+from krepes.data.names import column_of
 from krepes.data.problems import Problem, table_of_problems
 from krepes.data.schema import TableSchema
 from krepes.data.schema_columns import Column, labelled, plain_number
@@ -28,9 +28,9 @@ def ids_of(frame: pd.DataFrame, name: str) -> list[str]:
     """A column's cells as ids; read it as text, so that 007 stays 007.
 
     Raises:
-        DataError: no such column, or missing cells.
+        DataError: no such column, two of them, or missing cells.
     """
-    ids = frame[require_name(frame.columns, name)]
+    ids = column_of(frame, name)
     gone = np.flatnonzero(ids.isna())
     if len(gone):
         raise DataError(
@@ -47,7 +47,7 @@ class TableSource:
     Args:
         frame: the table in raw units.
         schema: fitted on the encoder's training table.
-        ids: one per row; default "row-0", "row-1", …
+        ids: one per row, or the name of a column with them; default "row-0", "row-1", …
 
     Attributes:
         problems: the first rows of the file that were left out: id (empty), path and problem.
@@ -78,18 +78,18 @@ class TableSource:
         id_column = [ids] if isinstance(ids, str) else []
         text = [c.name for c in schema.columns if c.kind != "numeric"]
         table = table_of(frame, [*(c.name for c in schema.columns), *id_column], missing, [*text, *id_column])
-        return cls(table, schema, ids_of(table, ids) if isinstance(ids, str) else ids)
+        return cls(table, schema, ids)
 
-    def __init__(self, frame: pd.DataFrame, schema: TableSchema, ids: Sequence[str] | None = None):
+    def __init__(self, frame: pd.DataFrame, schema: TableSchema, ids: Sequence[str] | str | None = None):
         if len(frame) == 0:
             raise DataError("there are no samples: the table has no rows")
         self.schema, self.codes = schema, schema.codes(frame)
         left_out = frame.attrs.get("problems", ())
         if ids is None and left_out:  # rows that were left out keep their numbers
             ids = [f"row-{row}" for row in frame.index]
-        self.ids = checked_ids(ids, len(frame), "row-")
+        self.ids = checked_ids(ids_of(frame, ids) if isinstance(ids, str) else ids, len(frame), "row-")
         self._fingerprint: str | None = None
-        columns = {c.name: _in_ranks(frame[c.name], c) for c in schema.columns}
+        columns = {c.name: _in_ranks(column_of(frame, c.name), c) for c in schema.columns}
         self._frame = pd.DataFrame(columns, copy=False).reset_index(drop=True)
         self.problems = table_of_problems(Problem("", f"line {line}", why) for line, why in left_out)
 
