@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,7 +16,8 @@ from typer.testing import CliRunner
 import krepes
 from krepes import run as run_module
 from krepes.cli import app
-from krepes.data import TableSchema
+from krepes.data import ArraySource, TableSchema
+from krepes.demo import VIEWS, digits
 from krepes.encoders import MLP
 
 OUTPUTS = {
@@ -105,6 +107,79 @@ def table(tmp_path) -> Path:
     }
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     return tmp_path / "c.yaml"
+
+
+def test_explain_tells_audited_samples_and_new_ones_of_files(demo, tmp_path):
+    auditor, images = krepes.load(demo[0]), digits()[0]
+    np.save(tmp_path / "two.npy", images[:2].numpy())
+    table = tmp_path / "out.csv"
+    result = krepes_command("explain", demo[0], "digit-0001", tmp_path / "two.npy", "--top-k", 2, "--output", table)
+    assert result.exit_code == 0, result.output
+    found = pd.read_csv(table)
+    assert found["sample"].unique().tolist() == ["digit-0001", *(f"{tmp_path / 'two.npy'}[{i}]" for i in (0, 1))]
+    expected = auditor.explain(images[[1, 0, 1]], top_k=2)
+    assert found["landmark"].tolist() == expected["landmark"].tolist()
+    np.testing.assert_allclose(found["contribution"], expected["contribution"], rtol=1e-5)
+    assert "sample digit-0001: landmarks by influence" in result.output
+    assert f"{expected['contribution'][0]:+.4g}" in result.output
+    by = krepes_command("explain", demo[0], "digit-0001", "--by", "contribution", "--top-k", 1)
+    assert auditor.explain(images[[1]], top_k=1, by="contribution")["landmark"][0] in by.output
+
+
+def test_explain_names_the_training_samples_behind_a_sample(demo):
+    result = krepes_command("explain", demo[0], "digit-0003", "--top-k", 1, "--training", 2)
+    assert result.exit_code == 0, result.output
+    images = digits()[0]
+    auditor = krepes.load(demo[0]).with_samples(
+        ArraySource(images, [f"digit-{i:04d}" for i in range(len(images))]), VIEWS
+    )
+    scores = auditor.attribute(images[[3]])[0]
+    for effect, best in (("raises", scores.argmax()), ("lowers", scores.argmin())):
+        value = re.escape(f"{float(scores[best]):+.4g}")
+        assert re.search(rf"{effect} +1 +digit-{int(best):04d} +{value}", result.output)
+
+
+def test_explain_of_a_row_encodes_it_as_the_run_did(table):
+    assert krepes_command("audit", table, "--quiet").exit_code == 0
+    run = table.parent / "run"
+    (table.parent / "row.csv").write_text("age,job\n33,b\n")
+    result = krepes_command("explain", run, table.parent / "row.csv", "row-7", "--top-k", 3)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("row-") >= 6
+    (table.parent / "row.csv").write_text("age,jobs\n33,b\n")
+    assert "the encoder knows no column 'jobs'" in ends_in_words(
+        krepes_command("explain", run, table.parent / "row.csv"), 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "said"),
+    [
+        (["nobody"], [], "nobody is no id of the 1,797 audited samples (digit-0000, …), and no file"),
+        (["note.txt"], [], "note.txt: expected a name that ends in .png, .jpg"),
+        (["wrong.npy"], [], "wrong.npy holds float64 of shape (3,); expected numbers (1, 8, 8)"),
+        (["broken.npy"], [], "broken.npy cannot be read as an array"),
+        (["nan.npy"], [], "nan.npy holds numbers that are not finite"),
+        (["row.csv"], [], "row.csv: "),
+        (["digit-0001"], ["--by", "size"], "by='size'; expected 'influence' or 'contribution'"),
+        (["digit-0001"], ["--output", "t.xlsx"], "expected a name that ends in .csv or .parquet"),
+    ],
+)
+def test_what_cannot_be_explained_is_said(demo, tmp_path, monkeypatch, samples, options, said):
+    monkeypatch.chdir(tmp_path)
+    Path("note.txt").write_text("x")
+    Path("row.csv").write_text("a\n1\n")
+    Path("broken.npy").write_bytes(b"no array")
+    np.save("wrong.npy", np.zeros(3))
+    np.save("nan.npy", np.full((1, 8, 8), np.nan))
+    assert said in ends_in_words(krepes_command("explain", demo[0], *samples, *options), 1)
+
+
+def test_a_runs_own_report_is_not_written_over(demo):
+    before = (demo[0] / "report.html").read_bytes()
+    result = krepes_command("report", demo[0], "-o", demo[0] / "report.html", "--no-thumbnails")
+    assert "belongs to the run and stays as it is" in ends_in_words(result, 1)
+    assert (demo[0] / "report.html").read_bytes() == before
 
 
 def test_audit_of_a_table_shows_raw_units_and_escapes_them(table):

@@ -93,6 +93,14 @@ class Auditor:
         trust: Trust | None = None,
         landmark_rows: str = "samples",
     ):
+        has_loss = not isinstance(objective, type) and callable(getattr(objective, "loss", None))
+        if not (isinstance(objective, str) or has_loss):
+            raise ConfigError(f"objective={objective!r}; expected an objective such as krepes.VICReg(), or its name")
+        if not isinstance(kernel, str | NTK):
+            raise ConfigError(f"kernel={kernel!r}; expected krepes.NTK(…), or the name of a variant")
+        for name, value, wanted in (("newton", newton, Newton), ("engine", engine, Engine), ("trust", trust, Trust)):
+            if value is not None and not isinstance(value, wanted):
+                raise ConfigError(f"{name}={value!r}; expected krepes.{wanted.__name__}(…)")
         if dtype not in (torch.float32, torch.float64):
             raise ConfigError(f"dtype={dtype}; expected torch.float32 or torch.float64")
         if n_components is not None and not (is_whole(n_components) and n_components >= 1):
@@ -250,6 +258,7 @@ class Auditor:
     @property
     def landmark_ids_(self) -> list[str]:
         """Ids of the landmarks (m,), in the order of the scores' columns."""
+        self.fit_  # noqa: B018  it says so where there is none
         return self._landmark_ids
 
     @property
@@ -336,8 +345,8 @@ class Auditor:
         """
         if by not in ("influence", "contribution"):
             raise ConfigError(f"by={by!r}; expected 'influence' or 'contribution'")
-        if top_k < 1:
-            raise ConfigError(f"top_k={top_k}; expected a positive number")
+        if not is_whole(top_k) or top_k < 1:
+            raise ConfigError(f"top_k={top_k!r}; expected a positive whole number")
         source = as_source(x)
         names = [str(i) for i in (source.ids if ids is None else ids)]
         if len(names) != len(source):
@@ -348,6 +357,12 @@ class Auditor:
         table = influence.top_table(scores, signed, names, self.landmark_ids_, top_k, by)
         shown = table["landmark"].head(SAMPLES * top_k).unique().tolist()
         return Explanation.of(table, landmark_pictures(self, shown))
+
+    def __repr__(self) -> str:
+        fit = "not fitted"
+        if self._fit is not None:
+            fit = f"{len(self._landmark_ids)} landmarks, h = {self._fit.nystrom.h}. {self.outcome_.message}"
+        return f"<krepes.Auditor, {self.settings.objective.name}: {fit}>"
 
     def _repr_html_(self) -> str:
         from krepes.report.notebook import auditor
@@ -497,7 +512,8 @@ class Auditor:
         99 % quantiles; categories, booleans and missing cells by equality; ordered categoricals count as numbers.
 
         Args:
-            table: one row per audited sample, in raw units; default the samples' own table.
+            table: one row per audited sample, in raw units; default the samples' own table. Rows whose index is the
+                samples' ids may be in any order, others stand in that of the samples.
             columns: which; default all that can be compared.
             samples: the test points, as a query, ids or a mask; default 1,000 drawn with the seed. Landmarks among
                 them are left out.
@@ -688,7 +704,8 @@ class Auditor:
         Args:
             plan: default `krepes.AuditPlan()`.
             explain: positions or ids of the samples that training samples are attributed to; default six, seeded.
-            labels: one class per audited sample, None where it is missing; they reach the evaluation alone.
+            labels: one class per audited sample, None where it is missing; they reach the evaluation alone. A Series
+                whose index is the samples' ids may be in any order.
 
         Returns:
             tables, each None where it could not be had, and notes that say why.
@@ -697,11 +714,14 @@ class Auditor:
             ConfigError, DataError: the plan asks for concepts or columns that the samples do not have.
         """
         from krepes.audit.findings import AuditPlan, find
-        from krepes.audit.selection import explained_positions
+        from krepes.audit.selection import explained_positions, in_order_of
 
+        if plan is not None and not isinstance(plan, AuditPlan):
+            raise ConfigError(f"plan is a {type(plan).__name__}; expected krepes.AuditPlan(…)")
         plan = plan or AuditPlan()
         plan.check(self.source_)
         chosen = explained_positions(self.source_, 6 if explain is None else explain, self.settings.seed)
+        labels = in_order_of(self.source_.ids, labels, "labels")
         return find(self, plan, chosen, None if labels is None else np.asarray(labels, dtype=object))
 
     def report(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from krepes.audit.statistics import Part, interval_of, over_refits
-from krepes.errors import RunFolderError
+from krepes.errors import ConfigError, RunFolderError
 from krepes.gate import Run
 from krepes.remote import local_run
 from krepes.results import settings_in
@@ -62,7 +62,14 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
 
     Raises:
         RunFolderError: a run is not complete, or a file is missing, changed or of another version.
+        ConfigError: one of them is no path.
     """
+    for given in (a, b):
+        if not isinstance(given, str | Path):
+            raise ConfigError(
+                f"compare takes run folders, not a {type(given).__name__}; krepes.movement(before, after, x) compares "
+                "two auditors"
+            )
     first, second = (Run.open(local_run(folder)) for folder in (a, b))
     try:
         landmarks, kept = _landmarks(*(r.table("landmarks.parquet", "") for r in (first, second)))

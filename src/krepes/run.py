@@ -211,7 +211,13 @@ def write_report(run: StoredRun, path: Path | None = None, thumbnails: bool = Tr
     Args:
         path: where it is written; default report.html in the folder.
         thumbnails, redact: see `krepes.report.page.build_page`.
+
+    Raises:
+        ConfigError: the path is a file of a complete run's own.
     """
+    own = run.manifest.get("outputs") or {}
+    if path is not None and path.resolve().parent == run.folder.resolve() and path.name in own:
+        raise ConfigError(f"{path} belongs to the run and stays as it is; name another file")
     html = build_page(run, thumbnails, redact)
     return write_atomically(
         path or run.folder / "report.html", lambda p: p.write_bytes(html.encode("utf-8", "replace"))

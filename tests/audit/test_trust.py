@@ -41,7 +41,7 @@ def test_every_figure_is_there_with_its_threshold():
     found = figures(fitted())
     assert list(found) == [
         "loss decrease", "gain ratio", "linear solve", "fidelity R²", "Nyström error", "rank", "step size",
-        "seed stability", "random landmarks", "randomised weights",
+        "views recognised", "seed stability", "random landmarks", "randomised weights",
     ]  # fmt: skip
     assert all(f.threshold and f.meaning for f in found.values())
     assert found["randomised weights"].threshold == "≤ 0.6"

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from krepes.audit.statistics import Interval, bootstrap_mean, permutation_p
-from krepes.errors import ConfigError, DataError, is_whole
+from krepes.errors import ConfigError, DataError, NotFittedError, is_whole
 
 if TYPE_CHECKING:
     from krepes.auditor import Auditor
+    from krepes.pipeline import Fit
 
 FOLDS = 5
 FEWEST = 10  # samples on each side: two per fold
@@ -40,25 +41,40 @@ class Direction:
     direction: Tensor
     auditor: "Auditor" = field(repr=False)
     null_directions: Tensor = field(repr=False)
+    _fit: "Fit" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "_fit", self.auditor.fit_)
+
+    @property
+    def fitted(self) -> "Auditor":
+        """The auditor, as long as it is fitted as it was.
+
+        Raises:
+            NotFittedError: it has been fitted again: the space that the direction lies in is another one.
+        """
+        if self.auditor.fit_ is not self._fit:
+            raise NotFittedError(f"{self.name!r} is of an earlier fit of this auditor; ask for it again after fit(…)")
+        return self.auditor
 
     def influence(self, x: Any) -> Tensor:
         """k(x̃_l, x_t)⟨ΔÃ_l, v⟩, (t, m): positive, the landmark pushes the sample along v; negative, against it.
 
         Source: the paper, §3 (concept influence).
         """
-        return self.auditor.kernel(x) * (self.auditor.dA_ @ self.direction.to(self.auditor.dA_))
+        return self.fitted.kernel(x) * (self.fitted.dA_ @ self.direction.to(self.fitted.dA_))
 
     def push(self, x: Any) -> Tensor:
         """The step's share of f along v relative to f's length, ⟨ΔÃᵀk_m(x_t), v⟩/‖f(x_t)‖, (t,).
 
         The sum of a row of `influence` over the landmarks, divided by ‖f(x_t)‖.
         """
-        moved = steps(self.auditor, x)
+        moved = steps(self.fitted, x)
         return moved @ self.direction.to(moved)
 
     def coordinate(self, x: Any) -> Tensor:
         """⟨f(x_t), v⟩, (t,)."""
-        return self.auditor.transform(x) @ self.direction.to(self.auditor.dA_)
+        return self.fitted.transform(x) @ self.direction.to(self.fitted.dA_)
 
     def explain(self, x: Any, top_k: int = 10, ids: Sequence[str] | None = None) -> pd.DataFrame:
         """The landmarks that push each sample most along or against v.
@@ -88,7 +104,7 @@ class Direction:
         values = scores.gather(1, top).cpu().numpy()
         t, k = values.shape
         names = np.asarray([str(i) for i in given], dtype=object)
-        landmarks = np.asarray(self.auditor.landmark_ids_, dtype=object)
+        landmarks = np.asarray(self.fitted.landmark_ids_, dtype=object)
         return pd.DataFrame(
             {
                 "sample": np.repeat(names, k),
@@ -105,9 +121,9 @@ class Direction:
         Returns:
             a table with columns landmark, position, weight (⟨ΔÃ_l, v⟩), effect.
         """
-        weight = (self.auditor.dA_ @ self.direction.to(self.auditor.dA_)).cpu()
+        weight = (self.fitted.dA_ @ self.direction.to(self.fitted.dA_)).cpu()
         top = weight.abs().topk(min(top_k, len(weight))).indices
-        ids, places = self.auditor.landmark_ids_, self.auditor.fit_.indices
+        ids, places = self.fitted.landmark_ids_, self.fitted.fit_.indices
         return pd.DataFrame(
             {
                 "landmark": [ids[i] for i in top.tolist()],
@@ -119,7 +135,7 @@ class Direction:
 
     def score(self, x: Any, seed: int = 0) -> "Score":
         """Mean push of the samples x along v, with an interval and its place among random directions."""
-        return self.score_of(steps(self.auditor, x), seed)
+        return self.score_of(steps(self.fitted, x), seed)
 
     def score_of(self, moved: Tensor, seed: int = 0) -> "Score":
         """`score` of samples whose `steps` (t, h) are known."""

@@ -67,11 +67,16 @@ def movement(
         ids: of the samples; default the source's.
 
     Raises:
+        ConfigError: before or after is no auditor, or concepts are no pairs.
         DataError: fewer than 20 samples for concepts or columns, whose differences need an interval; another number of
             dimensions; or columns without a common table.
     """
+    from krepes.auditor import Auditor
     from krepes.data.source import as_source
 
+    for name, given in (("before", before), ("after", after)):
+        if not isinstance(given, Auditor):
+            raise ConfigError(f"{name} is a {type(given).__name__}; expected a fitted krepes.Auditor")
     for pair in concepts:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ConfigError("concepts holds a single concept; expected pairs, (before.concept(…), after.concept(…))")

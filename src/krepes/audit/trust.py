@@ -1,12 +1,13 @@
 """The trust gate: label-free figures with thresholds, and one verdict."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from krepes.audit.recognition import recognised
 from krepes.audit.stability import Stability, stability
 from krepes.data.source import Source
 from krepes.data.stream import Views, names
@@ -28,7 +29,7 @@ class Trust:
     The defaults are conventions (docs/method.md). Figures marked ↓ are good when small.
 
     Args:
-        gain_ratio, fidelity, step_size, rank, seed_stability, random_landmarks: at least.
+        gain_ratio, fidelity, step_size, rank, views, seed_stability, random_landmarks: at least.
         nystrom_error, kernel_error, curvature_subset, randomised_weights: ↓ at most.
         refits: whether the audit is refitted for the last three: with another seed, with random landmarks and with
             shuffled weights, each on at most 4,096 samples.
@@ -39,6 +40,7 @@ class Trust:
     nystrom_error: tuple[float, float] = (0.3, 0.6)
     rank: tuple[float, float] = (2.0, 1.2)
     step_size: tuple[float, float] = (1e-3, 1e-6)
+    views: tuple[float, float] = (0.05, 0.02)  # of 256 samples, noise alone has 0 ± 0.004
     kernel_error: tuple[float, float] = (0.1, 0.3)
     curvature_subset: tuple[float, float] = (0.1, 0.3)
     seed_stability: tuple[float, float] = (0.33, 0.14)  # half of the ten landmarks, a quarter of them
@@ -148,6 +150,7 @@ def assess(
              "Size of the objective's step in representation space relative to its start; near 0 there is nothing to "
              "explain."),
     ]  # fmt: skip
+    figures.append(_views_figure(make, *recognised(encoder, training, views, settings.seed)))
     if fit.kernel_error is not None:
         figures.append(make(
             "kernel error", fit.kernel_error.centred, f"{fit.kernel_error.centred:.1e}",
@@ -176,6 +179,16 @@ def judged(figures: list[TrustFigure]) -> TrustGate:
     said += [f"{unknown} could not be computed"] if unknown else []
     start = "Do not rely on this explanation" if worst == "red" else "Read with care"
     return TrustGate(worst, f"{start}: {'; '.join(said)}.", figures)
+
+
+def _views_figure(make: "_Figures", beyond: float, found: str) -> TrustFigure:
+    """Whether the views are of their samples; two that are the same are, and yet there is nothing to learn of them."""
+    meaning = (
+        "Share of samples whose other view is the nearest to theirs among others' in the network's outputs, beyond "
+        "chance: near 0, the views say nothing of their samples, or the network does not."
+    )
+    figure = make("views", beyond, found, meaning)
+    return replace(figure, verdict="amber") if math.isnan(beyond) else figure
 
 
 def _refit_figures(make: "_Figures", seen: Stability, found: float | str, z: np.ndarray) -> list[TrustFigure]:
@@ -274,7 +287,7 @@ class _Figures:
         return TrustFigure(label, _finite(value), shown, threshold, verdict, meaning)
 
 
-LABELS = {"fidelity": "fidelity R²", "nystrom_error": "Nyström error"}
+LABELS = {"fidelity": "fidelity R²", "nystrom_error": "Nyström error", "views": "views recognised"}
 
 
 def _finite(value: float) -> float | None:

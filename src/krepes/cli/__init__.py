@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from krepes import __version__
-from krepes.cli import audits, checkpoints, data, plans, pretrain, runs, serve
+from krepes.cli import audits, checkpoints, data, explain, plans, pretrain, runs, serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 for verb in (
     audits.demo, plans.plan, audits.audit, audits.inspect, checkpoints.convert, data.data, pretrain.pretrain,
-    runs.report, runs.check, runs.compare, serve.serve,
+    explain.explain, runs.report, runs.check, runs.compare, serve.serve,
 ):  # fmt: skip
     app.command()(verb)
 

@@ -104,6 +104,7 @@ def starting_recipe(file: Path, preset: str | None, recipe: Path | None, overrid
     import yaml
     from pydantic import ValidationError
 
+    from krepes.config.mistakes import in_words, with_suggestions
     from krepes.config.reading import load_yaml, put
     from krepes.encoders.recipe import Recipe
     from krepes.errors import ConfigError
@@ -126,7 +127,7 @@ def starting_recipe(file: Path, preset: str | None, recipe: Path | None, overrid
     try:
         return Recipe.model_validate(plain)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})" for e in error.errors()]
+        lines = [f"  {in_words(e)}" for e in with_suggestions(error, "recipe", list(Recipe.model_fields)).errors()]
         raise ConfigError("the recipe:\n" + "\n".join(lines)) from error
 
 

@@ -27,7 +27,7 @@ class Newton:
         ridge: "coefficients" (λ‖Ã‖²_F, the paper's) or "rkhs" (λ‖f‖²_H).
         damping: λ, or "auto": the grid from 10⁴ to 10⁻⁴ times the mean curvature is descended while the gain
             ratio (actual / predicted decrease) is at least 0.25; the last λ that held is taken, with
-            backtracking if none did.
+            backtracking if none did. The default (docs/defaults.md).
         relative: λ in units of the mean diagonal of the curvature in the ridge's coordinates.
         steps: Newton steps, each linearised anew.
         line_search: backtrack along the step until the loss falls (Armijo). A numeric damping without it takes the
@@ -41,7 +41,7 @@ class Newton:
     """
 
     ridge: str = "coefficients"
-    damping: float | str = 1e-2
+    damping: float | str = "auto"
     relative: bool = True
     steps: int = 1
     line_search: bool = False
