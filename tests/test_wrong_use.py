@@ -106,6 +106,16 @@ class FirstAdded(nn.Module):
         return self.inner(x) + self.inner(x[:1])
 
 
+class Squeezed(FirstAdded):
+    def forward(self, x):
+        return self.inner(x).squeeze()
+
+
+def test_an_encoder_that_drops_the_batch_of_one_is_refused():
+    with pytest.raises(EncoderError, match=r"maps one sample to \(3,\); expected \(1, 3\)"):
+        FrozenEncoder(Squeezed().eval()).check(X[:3])
+
+
 @pytest.mark.parametrize("network", [OverTheBatch, FirstAdded])
 def test_an_encoder_that_looks_at_other_samples_is_refused(network):
     torch.manual_seed(0)

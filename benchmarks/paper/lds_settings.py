@@ -40,8 +40,10 @@ ATTRIBUTION = [
     *({"variant": v} for v in ("pseudo", "sketch 8")),
     *({"rows": r, "kernel": k} for r in ("views", "sample and two views") for k in ("centred cosine", "centred")),
 ]
-CONTRIBUTIONS = [{"kernel": k, "ridge": r, "λ": d}
-                 for k in KERNELS for r in ("coefficients", "rkhs") for d in (1.0, 100.0)]  # fmt: skip
+CONTRIBUTIONS = [
+    *({"kernel": "centred cosine", "ridge": "coefficients", "λ": d} for d in ("auto", 0.01, 10.0)),
+    *({"kernel": k, "ridge": r, "λ": d} for k in KERNELS for r in ("coefficients", "rkhs") for d in (1.0, 100.0)),
+]
 NOTES = {
     "attribution": f"Default: centred cosine kernel, trace, {LANDMARKS} landmarks by k-means++, one row each, λ = 0.1, "
     f"at the encoder; {DRAWS} draws of views.",

@@ -513,7 +513,7 @@ class Auditor:
 
         Args:
             table: one row per audited sample, in raw units; default the samples' own table. Rows whose index is the
-                samples' ids may be in any order, others stand in that of the samples.
+                ids that were given to the source may be in any order, others stand in that of the samples.
             columns: which; default all that can be compared.
             samples: the test points, as a query, ids or a mask; default 1,000 drawn with the seed. Landmarks among
                 them are left out.
@@ -705,7 +705,7 @@ class Auditor:
             plan: default `krepes.AuditPlan()`.
             explain: positions or ids of the samples that training samples are attributed to; default six, seeded.
             labels: one class per audited sample, None where it is missing; they reach the evaluation alone. A Series
-                whose index is the samples' ids may be in any order.
+                whose index is the ids that were given to the source may be in any order.
 
         Returns:
             tables, each None where it could not be had, and notes that say why.

@@ -57,9 +57,28 @@ def test_the_share_is_what_a_loop_over_samples_finds():
 
 def test_ties_are_no_recognition():
     twice = X[:64].repeat_interleave(2, 0)
-    beyond, said = recognised(FrozenEncoder(encoder()), ArraySource(twice), (twice, 1.01 * twice), 0)
+    same = twice.clone()
+    same[:, 0] += 1e-3 * torch.arange(128)  # samples that differ, and views that do not
+    beyond, said = recognised(FrozenEncoder(encoder()), ArraySource(same), (twice, 1.001 * twice), 0)
     assert beyond == pytest.approx(-1 / 127)
     assert said.startswith("0% of 128")
+
+
+def test_equal_samples_are_not_held_against_each_other():
+    twice = X[:64].repeat_interleave(2, 0)
+    beyond, said = recognised(FrozenEncoder(encoder()), ArraySource(twice), (twice, 1.001 * twice), 0)
+    assert beyond > 0.9
+    assert said.endswith("of 128 samples (chance 0.8%)")
+    assert recognised(FrozenEncoder(encoder()), ArraySource(X[:1].repeat(50, 1)), near, 0)[0] == 0
+
+
+def test_few_columns_of_few_values_are_recognised():
+    binary = (X[:256, :6] > 0).float().repeat(1, 2)[:, :8]
+
+    def dropped(batch, generator):
+        return batch * (torch.rand(batch.shape, generator=generator) > 0.05)
+
+    assert share(dropped, binary)[0] > 0.1
 
 
 def test_fewer_samples_than_a_block_are_one():

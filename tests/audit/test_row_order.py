@@ -1,7 +1,6 @@
 """Rows beside the samples are paired with them by the index where it names them, and never silently against it."""
 
 import re
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ GROUP = np.arange(N) % 2
 KEPT = np.eye(2)[GROUP] * 2 + 0.3 * np.random.default_rng(0).normal(size=(N, 2))
 X = torch.as_tensor(np.concatenate([KEPT, np.random.default_rng(2).normal(size=(N, 3))], 1)).float()
 SHUFFLE = np.random.default_rng(1).permutation(N)
+SILENT = "error::krepes.errors.KrepesWarning"
 
 
 def keep_group(batch, generator):
@@ -65,14 +65,16 @@ def test_agreement_with_landmarks_is_theirs_however_the_table_is_ordered(auditor
 
 
 @pytest.mark.parametrize("ids", [None, RowIds(N, "row-")], ids=["numbers", "row-"])
-def test_shuffled_row_numbers_name_default_ids_and_it_is_said(ids, table):
+def test_a_table_shuffled_before_the_samples_were_made_is_by_position_and_it_is_said(ids, table):
     auditor = fitted(ids)
     expected = auditor.feature_gap(table=table, columns=["group"], refits=0)
-    said = r"index of the table holds the numbers 0 … 199 in another order .* put into the samples' order .*reset_index"
-    with pytest.warns(KrepesWarning, match=said) as warned:
-        found = auditor.feature_gap(table=table.iloc[SHUFFLE], columns=["group"], refits=0)
-    assert warned[0].filename == __file__
-    pd.testing.assert_frame_equal(found, expected)
+    said = r"index of the table holds the numbers 0 … 199 in another order.*as they stand.*source ids.*reset_index"
+    for name in (None, "pid"):
+        shuffled = table.set_axis(pd.Index(SHUFFLE, name=name))
+        with pytest.warns(KrepesWarning, match=said) as warned:
+            found = auditor.feature_gap(table=shuffled, columns=["group"], refits=0)
+        assert [w.filename for w in warned] == [__file__]
+        pd.testing.assert_frame_equal(found, expected)
 
 
 def test_shuffled_row_numbers_beside_given_ids_are_by_position_and_it_is_said(auditor, table):
@@ -107,6 +109,7 @@ def test_text_that_names_some_samples_only_is_by_position_and_it_is_said(auditor
     ids=str,
 )
 @pytest.mark.parametrize("default", [True, False])
+@pytest.mark.filterwarnings(SILENT)
 def test_any_other_index_is_by_position_without_a_word(index, default):
     ids = RowIds(N, "row-") if default else [f"p{i}" for i in range(N)]
     rows = pd.Series(np.arange(N), index=index)
@@ -134,24 +137,47 @@ def test_every_order_of_named_rows_gives_the_samples_order(order, kind, frame):
     assert (found["c"] if frame else found).tolist() == list(range(n))
 
 
-@pytest.mark.parametrize("ids", [RowIds(3), RowIds(3, "row-")])
-def test_default_ids_as_text_name_rows_as_given_ones_do(ids):
+@pytest.mark.parametrize(
+    "ids", [RowIds(3), RowIds(3, "row-"), ["0", "1", "2"], ChosenIds(RowIds(9), [4, 8, 2])], ids=str
+)
+def test_default_ids_in_another_order_name_no_rows_and_it_is_said(ids):
     rows = pd.Series([2, 0, 1], index=[ids[2], ids[0], ids[1]])
-    assert in_order_of(ids, rows).tolist() == [0, 1, 2]
+    with pytest.warns(KrepesWarning, match=r"the samples' ids in another order.*taken as they stand.*source ids"):
+        assert in_order_of(ids, rows) is rows
 
 
-def test_numbers_that_a_named_index_holds_were_meant():
+@pytest.mark.parametrize("ids", [["2", "0", "1"], RowIds(3), ["0", "1", "2"], ["x", "y", "z"]], ids=str)
+@pytest.mark.parametrize("index", [pd.RangeIndex(3), pd.Index([0, 1, 2])], ids=["range", "numbers"])
+@pytest.mark.filterwarnings(SILENT)
+def test_a_default_index_is_by_position_whatever_the_ids(ids, index):
+    rows = pd.Series(["a", "b", "c"], index)
+    assert in_order_of(ids, rows) is rows
+
+
+def test_a_named_index_in_turn_is_by_position_and_permuted_ids_are_said():
+    rows = pd.Series(["a", "b", "c"], pd.RangeIndex(3, name="pid"))
+    with pytest.warns(KrepesWarning, match="in turn, and the samples' ids are these in another order"):
+        assert in_order_of(["2", "0", "1"], rows) is rows
+    assert in_order_of(["0", "1", "2"], rows) is rows
+
+
+@pytest.mark.parametrize("ids", [RowIds(3), RowIds(3, "row-"), ["0", "1", "2"]], ids=str)
+def test_a_named_shuffled_index_beside_default_ids_is_by_position_and_it_is_said(ids):
     rows = pd.Series([2, 0, 1], index=pd.Index([2, 0, 1], name="pid"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert in_order_of(RowIds(3), rows).tolist() == [0, 1, 2]
-        assert in_order_of(["0", "1", "2"], rows).tolist() == [0, 1, 2]
-        assert in_order_of(["2", "0", "1"], rows).tolist() == [2, 0, 1]
+    with pytest.warns(KrepesWarning, match=r"0 … 2 in another order.*taken as they stand.*source ids"):
+        assert in_order_of(ids, rows) is rows
 
 
-def test_labels_that_are_moved_are_called_so():
+def test_numbers_that_are_given_ids_move_rows_and_unnamed_ones_are_said():
+    rows = pd.Series([1, 2, 0], index=pd.Index([1, 2, 0], name="pid"))
+    assert in_order_of(["2", "0", "1"], rows).tolist() == [2, 0, 1]
+    with pytest.warns(KrepesWarning, match=r"put into the samples' order by it.*reset_index"):
+        assert in_order_of(["2", "0", "1"], rows.rename_axis(None)).tolist() == [2, 0, 1]
+
+
+def test_labels_that_are_not_moved_are_called_so():
     with pytest.warns(KrepesWarning, match=re.escape("the index of labels holds the numbers 0 … 2")):
-        assert in_order_of(RowIds(3), pd.Series(["c", "a", "b"], [2, 0, 1]), "labels").tolist() == ["a", "b", "c"]
+        assert in_order_of(RowIds(3), pd.Series(["c", "a", "b"], [2, 0, 1]), "labels").tolist() == ["c", "a", "b"]
 
 
 def test_a_table_of_another_library_is_refused(auditor):

@@ -233,3 +233,23 @@ def test_the_sentence_tells_failed_figures_from_missing_ones():
     assert judged([figure("c", None, "amber")]).sentence == "Read with care: c could not be computed."
     red = judged([figure("a", 0.0, "red"), figure("c", None, "amber")])
     assert (red.verdict, red.sentence) == ("red", "Do not rely on this explanation: a failed.")
+
+
+def test_a_gain_ratio_far_above_one_is_amber():
+    auditor = fitted(objective=VICReg(), newton=Newton(damping=1e-4), trust=Trust(refits=False))
+    assert auditor.outcome_.gain_ratio > 1.75
+    figure = figures(auditor)["gain ratio"]
+    assert (figure.verdict, figure.threshold) == ("amber", "≥ 0.25, ≤ 1.75")
+    wide = fitted(objective=VICReg(), newton=Newton(damping=1e-4), trust=Trust(refits=False, gain_ratio=(-9.0, -9.0)))
+    assert figures(wide)["gain ratio"].verdict == "green"
+
+
+def test_auto_stops_where_the_loss_falls_by_more_than_the_model_says():
+    outcome = fitted(objective=VICReg(), newton=Newton()).outcome_
+    *held, last = outcome.trials
+    assert last.gain_ratio > 1.75
+    assert not last.accepted
+    assert outcome.relative_damping == pytest.approx(held[-1].damping)
+    assert outcome.gain_ratio <= 1.75
+    beyond = fitted(objective=VICReg(), newton=Newton(damping=last.damping)).outcome_
+    assert f"The gain ratio {beyond.gain_ratio:.2f} is above 1.75" in beyond.message

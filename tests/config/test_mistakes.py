@@ -61,11 +61,19 @@ def test_a_constant_that_an_objective_has_not_is_named_with_its_place(tmp_path):
         ("newton: {steps: 1, tol: 5}", "newton: steps=1, max_iter=200, tol=5; expected"),
         ("kernel: {center: true, sketch: 4}", "6:24: kernel: sketch=4 with kernel 'trace'; expected"),
         ("newton: {damping: [1]}", "6:1: newton: {'damping': [1]}: "),
+        (f"newton: {{damping: 1{'0' * 400}}}", "6:10: newton.damping is a whole number of 1329 bits; expected"),
+        (f"newton:\n  tol: 0.1\n  steps: -0x{'f' * 5000}", "8:3: newton.steps is a whole number of 20000 bits"),
         ("newton: auto", "6:1: newton: expected settings (key: value) (found 'auto')"),
     ],
 )
 def test_a_value_that_the_method_refuses_is_named_with_its_place(text, message, tmp_path):
     assert message in said(tmp_path, text)
+
+
+def test_a_huge_constant_of_an_objective_is_told_in_words(tmp_path):
+    (tmp_path / "c.yaml").write_text(GOOD.replace("vicreg}", f"simclr, temperature: 1{'0' * 400}}}"))
+    with pytest.raises(ConfigError, match=r"5:27: objective\.temperature is a whole number of 1329 bits; expected"):
+        read_config(tmp_path / "c.yaml")
 
 
 def test_two_mistakes_of_one_section_are_both_told(tmp_path):

@@ -1,5 +1,8 @@
 """Views at an import path of the user's: how they are called, and errors of their code in words."""
 
+import importlib
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from krepes.data import ArraySource, GaussianNoise
 from krepes.data.views import Pair
 from krepes.encoders import MLP
 from krepes.errors import ConfigError, DataError
+from krepes.report.views import image_views
 
 SOURCE = ArraySource(torch.zeros(5, 8))
 CODE = """
@@ -50,6 +54,19 @@ def lacks(batch, generator):
 
 def fails():
     raise RuntimeError("no licence")
+
+from dataclasses import dataclass
+from krepes.data.views import ImageView
+
+@dataclass(frozen=True)
+class Darker(ImageView):
+    by: float = 0.5
+
+class Images:
+    def __init__(self):
+        self.pair = Darker(mean=(0.4,), std=(0.2,)), breaks
+    def __call__(self, batch, generator):
+        raise NotImplementedError
 """
 
 
@@ -59,8 +76,6 @@ def code(tmp_path, monkeypatch):
     (tmp_path / "broken_code_of_mine.py").write_text("x = 1\nraise RuntimeError('no device')\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield
-    import sys
-
     sys.modules.pop("code_of_mine", None)
 
 
@@ -110,6 +125,41 @@ def test_views_of_ones_own_keep_their_repr_and_their_pair():
     assert repr(two.pair[0]) == "Adds(1)"
     with pytest.raises(DataError, match="KeyError"):
         two.pair[1](torch.zeros(2), torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("name", "args"), [("Darker", {"mean": [0.4], "std": [0.2]}), ("Images", {}), ("Images", None)]
+)
+def test_a_class_derived_from_an_image_view_still_tells_its_normalisation(name, args):
+    view = image_views(build(name, args=args))
+    assert view is not None
+    assert (tuple(view.mean), tuple(view.std)) == ((0.4,), (0.2,))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\nNone.x", r"importing raising_1 fails with AttributeError: 'NoneType' .* \(.*raising_1\.py:2\)$"),
+        ("\n\nint('a')", r"importing raising_1 fails with ValueError: invalid .* \(.*raising_1\.py:3\)$"),
+        ("import json\njson.loads('')", r"fails with JSONDecodeError: .* \(.*raising_1\.py:2\)$"),
+        ("import not_installed_1", r"fails with ModuleNotFoundError: No module .* \(.*raising_1\.py:1\)$"),
+        ("x = = 1", r"fails with SyntaxError: .*raising_1\.py, line 1\)$"),
+        ("x = 1", r"has no attribute 'Any'. Expected an import path"),
+    ],
+)
+def test_what_a_module_raises_while_it_is_imported_is_told_with_its_line(text, message, tmp_path):
+    (tmp_path / "raising_1.py").write_text(text)
+    sys.modules.pop("raising_1", None)
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match=message):
+        build_views(ViewsConfig(name="raising_1:Any"), SOURCE)
+    sys.modules.pop("raising_1", None)
+
+
+@pytest.mark.parametrize("name", ["no_such_module_1:Any", "code_of_mine.inner:Any"])
+def test_a_module_that_is_not_there_is_an_import_path_to_correct(name):
+    with pytest.raises(ConfigError, match=r"No module named .*\. Expected an import path"):
+        build_views(ViewsConfig(name=name), SOURCE)
 
 
 @pytest.mark.parametrize(

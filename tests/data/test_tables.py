@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from krepes.data import ArraySource, DatasetSource, TableSchema, TableSource, as_source, read_csv
+from krepes.data import ArraySource, DatasetSource, TableSchema, TableSource, as_source, names, read_csv
 from krepes.errors import DataError, KrepesWarning
 
 
@@ -152,3 +152,15 @@ def test_columns_named_by_numbers_are_encoded_as_they_were_fitted():
     schema = TableSchema.fit(frame)
     assert [c.name for c in schema.columns] == ["0", "1"]
     assert torch.equal(TableSource(frame, schema).batch(range(3)), schema.transform(frame.set_axis(["0", "1"], axis=1)))
+
+
+def test_columns_are_found_by_name_without_a_search_through_all_of_them(monkeypatch):
+    made = []
+    places_of = names.places_of
+    monkeypatch.setattr(names, "places_of", lambda frame: made.append(frame) or places_of(frame))
+    monkeypatch.setattr(names, "require_name", lambda *_: pytest.fail("all names were searched"))
+    frame = pd.DataFrame(np.arange(200.0).reshape(2, 100))
+    schema = TableSchema.fit(frame)
+    assert len(made) == 1
+    assert len(TableSource(frame, schema)) == 2
+    assert len(made) == 3

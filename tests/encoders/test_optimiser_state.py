@@ -69,6 +69,29 @@ def test_an_optimiser_alone_is_no_network(tmp_path):
         inspect_checkpoint(save(tmp_path / "ck.pt", {"opt": trained()["opt"]}))
 
 
+def test_an_optimiser_beside_tensors_or_under_a_container_is_passed_over():
+    network = mlp().state_dict()
+    assert list(state_at({**network, "opt": trained()["opt"]}, None, "f")) == list(network)
+    within = state_at({"last": trained()}, ["last"], "f")
+    assert list(within) == [f"model.{name}" for name in network]
+
+
+def test_a_network_beside_an_optimisers_entries_keeps_its_tensors():
+    network = mlp().state_dict()
+    content = {"model": network, **trained()["opt"]}
+    assert [path for path, _ in containers(content)] == [("model",)]
+    assert list(state_at(content, ["model"], "f")) == list(network)
+
+
+def test_an_optimisers_own_file_or_container_holds_no_state_dict(tmp_path):
+    content = trained()["opt"]
+    assert containers(content) == []
+    with pytest.raises(EncoderError, match="no tensors but an optimiser's"):
+        inspect_checkpoint(save(tmp_path / "opt.pt", content))
+    with pytest.raises(EncoderError, match=r"f holds no tensors but an optimiser's at opt$"):
+        state_at({"opt": content}, ["opt"], "f")
+
+
 @pytest.mark.parametrize("key", [1, None, (1, 2), 1.5, True])
 def test_a_container_under_a_key_that_is_no_text_is_taken_by_its_text(key, tmp_path):
     save(tmp_path / "w.pt", {"members": {"a": mlp(1).state_dict(), key: mlp().state_dict()}})

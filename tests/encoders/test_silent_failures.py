@@ -114,6 +114,14 @@ def test_a_conversions_weights_beside_a_factory_are_sent_to_their_recipe(tmp_pat
     assert "the recipe says" not in message
 
 
+def test_a_factory_whose_own_modules_are_named_like_a_conversions_is_sent_to_no_recipe():
+    shape = ("head.weight", (3, 5), (4, 5))
+    for account in (Account({"encoder.weight": 20}, mismatched=(shape,)), Account(mismatched=(shape,)),
+                    Account({"encoder.weight": 20}, unexpected={"head.bias": 3})):  # fmt: skip
+        with pytest.raises(EncoderError, match=r"correct encoder\.factory or encoder\.args"):
+            refuse_incomplete(account, "the weights in w and mine:Network", "")
+
+
 @pytest.mark.parametrize("names", [("net.", "online_predictor."), ("fc.", "layers.0.")])
 def test_weights_that_do_not_fit_a_factory_speak_of_it_and_of_no_recipe(names, tmp_path):
     state = {f"{names[0]}{k}": v for k, v in mlp().state_dict().items()}

@@ -1,6 +1,5 @@
 """Raw columns of a table as numbers that can agree: which may be compared, in which units."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from krepes.audit.places import warn
 from krepes.audit.selection import in_order_of
 from krepes.audit.statistics import FEWEST
-from krepes.errors import ConfigError, DataError, KrepesWarning
+from krepes.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from krepes.auditor import Auditor
@@ -61,15 +61,15 @@ def raw_table(auditor: "Auditor", table: pd.DataFrame | None = None) -> pd.DataF
     """One raw row per audited sample, in the samples' order: the given ones, or the samples' own.
 
     Args:
-        table: where its index holds the samples' ids, it says which row is whose; else the rows are taken in the
-            samples' order (see `in_order_of`).
+        table: where its index holds ids that the user gave, it says which row is whose; else the rows are taken in
+            the samples' order (see `in_order_of`).
 
     Raises:
         DataError: there is none, it is no DataFrame, or it has another number of rows.
     """
     if table is not None and not isinstance(table, pd.DataFrame):
         raise DataError(f"the table is a {type(table).__name__}; expected a pandas DataFrame with a row per sample")
-    found = auditor.source_.metadata() if table is None else in_order_of(auditor.source_.ids, table, stacklevel=4)
+    found = auditor.source_.metadata() if table is None else in_order_of(auditor.source_.ids, table)
     if found is None:
         raise DataError("the audited samples have no table; give one: a raw row for each of them")
     if len(found) != len(auditor.source_):
@@ -100,7 +100,7 @@ def features(table: pd.DataFrame, columns: Sequence[str] | None) -> list[Feature
                 raise
             left_out.append(str(error))
     if left_out:
-        warnings.warn("left out: " + "; ".join(left_out), KrepesWarning, stacklevel=4)
+        warn("left out: " + "; ".join(left_out))
     if not found:
         raise DataError("no column of the table can be compared")
     return found
@@ -151,9 +151,7 @@ def as_numbers(values: pd.Series, name: str) -> np.ndarray | None:
     numbers = values.to_numpy(float, na_value=np.nan)
     infinite = int(np.isinf(numbers).sum())
     if infinite:
-        warnings.warn(
-            f"column '{name}' holds {infinite} infinite values; they count as missing", KrepesWarning, stacklevel=5
-        )
+        warn(f"column '{name}' holds {infinite} infinite values; they count as missing")
     return np.where(np.isinf(numbers), np.nan, numbers)
 
 

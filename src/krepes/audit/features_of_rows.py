@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 
 from krepes.audit.columns import Feature, as_numbers, features, raw_table
+from krepes.data.names import places_of
 from krepes.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def feature_influence(
     auditor: "Auditor", x: Any, rows: pd.DataFrame, column: str, table: pd.DataFrame | None
 ) -> torch.Tensor:
     """Sample influence × agreement in one raw column, (t, m); see `Auditor.feature_influence`."""
-    raw, given = column_of(raw_table(auditor, table), column, "the table"), column_of(rows, column, "rows")
+    raw, given = column_in(raw_table(auditor, table), column, "the table"), column_in(rows, column, "rows")
     scores = auditor.influence(x)
     if len(given) != len(scores):
         raise DataError(f"rows has {len(given)} rows for {len(scores)} samples; expected one each")
@@ -103,7 +104,7 @@ def coded(name: str, rows: pd.Series, known: dict[Any, int], infinite_is_missing
         raise DataError(f"column '{name}' in rows holds values that cannot be compared: {error}") from error
 
 
-def column_of(rows: pd.DataFrame, column: str, what: str) -> pd.Series:
+def column_in(rows: pd.DataFrame, column: str, what: str) -> pd.Series:
     """One column of a table.
 
     Raises:
@@ -112,7 +113,7 @@ def column_of(rows: pd.DataFrame, column: str, what: str) -> pd.Series:
     """
     if not isinstance(rows, pd.DataFrame):
         raise DataError(f"{what} is a {type(rows).__name__}; expected a DataFrame")
-    places = [i for i, name in enumerate(rows.columns) if str(name) == column]
+    places = places_of(rows).get(column, [])
     if not places:
         raise ConfigError(f"column '{column}' is not in {what}; it has {', '.join(map(str, rows.columns))}")
     if len(places) > 1:

@@ -1,6 +1,5 @@
 """Samples named by ids, a mask or a query on the source's table."""
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from numbers import Real
@@ -10,12 +9,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from krepes.audit.places import warn
 from krepes.audit.query import condition
-from krepes.data.ids import RowIds
+from krepes.data.ids import ChosenIds, RowIds
 from krepes.data.source import Source
-from krepes.errors import ConfigError, KrepesWarning, is_whole
+from krepes.errors import ConfigError, is_whole
 
 Rows = TypeVar("Rows")
+
+IN_ORDER = "put the rows into the samples' order"
 
 
 def positions(source: Source, wanted: Any, what: str) -> np.ndarray:
@@ -108,19 +110,20 @@ def positions_of(ids: Sequence[str], wanted: set[str]) -> dict[str, int]:
     return {name: i for i, name in enumerate(ids) if name in wanted}
 
 
-def in_order_of(ids: Sequence[str], rows: Rows, what: str = "the table", stacklevel: int = 3) -> Rows:
+def in_order_of(ids: Sequence[str], rows: Rows, what: str = "the table") -> Rows:
     """One row per sample in the samples' order, where a pandas index says which row is whose.
 
-    The index names the rows where it holds each of the ids as text, or the numbers 0 … n − 1 and the ids are default
-    ones. If such numbers move rows, a warning says so: they may be left over from a shuffle before the samples were
-    made. Any other index says nothing of the samples, and the rows are taken as they stand; a warning says so of the
-    numbers 0 … n − 1 in another order, and of text that is some of the ids.
+    The index says so where it holds each of the ids that the user gave, as text. Default ids (0 …, row-0 …) are places
+    and name no row. The numbers 0 … n − 1 in turn are the index that pandas makes, whatever the ids are. So rows beside
+    either are taken as they stand, and so are those of any other index. A warning says so where the index may have been
+    meant: it holds default ids or 0 … n − 1 in another order, or text that is some of the ids, or it has a name and
+    0 … n − 1 are ids in another order. A warning also says so where unnamed numbers 0 … n − 1 move rows: they may be
+    left over from a shuffle.
 
     Args:
         ids: of the samples (n,).
         rows: a DataFrame or a Series (n rows); anything else, and another number of rows, is given back as it is.
         what: the rows, for messages.
-        stacklevel: of the warning; 3 is the caller's caller.
 
     Example:
         >>> in_order_of(["a", "b", "c"], pd.Series([3, 1, 2], index=["c", "a", "b"])).tolist()
@@ -129,24 +132,41 @@ def in_order_of(ids: Sequence[str], rows: Rows, what: str = "the table", stackle
     if not isinstance(rows, pd.DataFrame | pd.Series) or len(rows) != len(ids) or not len(ids):
         return rows
     index, as_it_is = rows.index, np.arange(len(ids))
-    numbers = _numbers(index)
-    order = np.argsort(numbers) if numbers is not None and isinstance(ids, RowIds) else _order(ids, index)
-    if order is None:
-        if numbers is not None and (numbers != as_it_is).any():
-            _say_as_they_stand(ids, what, f"the numbers 0 … {len(ids) - 1} in another order", stacklevel)
-        elif _holds_text(index) and str(index[0]) in ids:
-            _say_as_they_stand(ids, what, "some of the samples' ids, and not each of them once", stacklevel)
-        return rows
-    if (order == as_it_is).all():
-        return rows
-    if numbers is not None and index.name is None:  # a named index was set on purpose
-        warnings.warn(
-            f"the index of {what} holds the numbers 0 … {len(ids) - 1} in another order than the samples are in: its "
-            "rows are put into the samples' order by it. If they stood in that order, give it .reset_index(drop=True)",
-            KrepesWarning,
-            stacklevel=stacklevel,
-        )
-    return rows.iloc[order]
+    numbers, order = _numbers(index), _order(ids, index)
+    in_turn = numbers is not None and bool((numbers == as_it_is).all())
+    moved = order is not None and bool((order != as_it_is).any())
+    counted = f"the numbers 0 … {len(ids) - 1}"
+    if in_turn:
+        if moved and index.name is not None:
+            _say_as_they_stand(what, f"{counted} in turn, and the samples' ids are these in another order", IN_ORDER)
+    elif _are_places(ids):
+        if numbers is not None or moved:
+            held = f"{counted} in another order" if numbers is not None else "the samples' ids in another order"
+            _say_as_they_stand(
+                what, f"{held}, and those ids are places that no index names", f"give the source ids, or {IN_ORDER}"
+            )
+        elif order is None:
+            _say_partly_named(ids, what, index)
+    elif order is None:
+        if numbers is not None:
+            _say_as_they_stand(what, f"{counted} in another order", f"let it hold the samples' ids, such as {ids[0]!r}")
+        else:
+            _say_partly_named(ids, what, index)
+    elif moved:
+        if numbers is not None and index.name is None:  # a named index was set on purpose
+            warn(
+                f"the index of {what} holds {counted} in another order than the samples' ids: its rows are put into "
+                "the samples' order by it. If they stood in that order, give it .reset_index(drop=True)"
+            )
+        return rows.iloc[order]
+    return rows
+
+
+def _are_places(ids: Sequence[str]) -> bool:
+    """Whether ids are default ones, which number the samples, or some of these."""
+    if isinstance(ids, ChosenIds):
+        return _are_places(ids.ids)
+    return isinstance(ids, RowIds) or all(name == str(i) for i, name in enumerate(ids))
 
 
 def _numbers(index: pd.Index) -> np.ndarray | None:
@@ -168,18 +188,19 @@ def _order(ids: Sequence[str], index: pd.Index) -> np.ndarray | None:
     return None if (order < 0).any() else order
 
 
-def _holds_text(index: pd.Index) -> bool:
-    return not isinstance(index, pd.MultiIndex) and not pd.api.types.is_numeric_dtype(index.dtype)
+def _say_partly_named(ids: Sequence[str], what: str, index: pd.Index) -> None:
+    """Warn of text that names some of the samples."""
+    if isinstance(index, pd.MultiIndex) or pd.api.types.is_numeric_dtype(index.dtype) or str(index[0]) not in ids:
+        return
+    held = "some of the samples' ids, and not each of them once"
+    _say_as_they_stand(what, held, f"let it hold each of the samples' ids, such as {ids[0]!r}")
 
 
-def _say_as_they_stand(ids: Sequence[str], what: str, held: str, stacklevel: int) -> None:
+def _say_as_they_stand(what: str, held: str, way: str) -> None:
     """Warn that rows are taken by position although their index may have been meant."""
-    warnings.warn(
+    warn(
         f"the index of {what} holds {held}: its rows are taken as they stand, one for each sample in turn. If the "
-        f"index says whose they are, let it hold the samples' ids, such as {ids[0]!r}; if not, give it "
-        ".reset_index(drop=True)",
-        KrepesWarning,
-        stacklevel=stacklevel + 1,
+        f"index says whose they are, {way}; if not, give it .reset_index(drop=True)"
     )
 
 

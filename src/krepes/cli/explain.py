@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from krepes.cli.console import errors_in_words, terminal
+from krepes.cli.console import errors_in_words, progress, terminal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from krepes.auditor import Auditor
+    from krepes.data.source import Source
 
 KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".bmp": "image/bmp",
          ".csv": "text/csv", ".json": "application/json"}  # fmt: skip
@@ -44,17 +45,23 @@ def explain(
     with errors_in_words():
         from krepes.app.live import opened
         from krepes.errors import ConfigError
+        from krepes.files import write_atomically
         from krepes.stored import StoredRun
         from krepes.terminal import say
 
         if output is not None and output.suffix.lower() not in TABLES:
             raise ConfigError(f"--output {output}: expected a name that ends in {' or '.join(TABLES)}")
-        auditor, without_views = opened(StoredRun.open(run), trust_run)
+        console, stored = terminal(), StoredRun.open(run)
+        auditor, without_views = opened(stored, trust_run)
+        auditor.progress = progress(console, quiet=not training)
+        if output is not None and output.resolve().parent == stored.folder.resolve():
+            raise ConfigError(f"--output {output} stands in the run's own folder; name a file elsewhere")
+        if output is not None and not output.resolve().parent.is_dir():
+            raise ConfigError(f"--output {output}: there is no folder {output.resolve().parent}")
         if training and without_views:
             raise ConfigError(f"--training draws views of the samples. {without_views}")
         batch, ids, notes = asked(auditor, samples)
         found = auditor.explain(batch, top_k, by, ids)
-        console = terminal()
         for note in notes:
             say(console, note, "yellow")
         columns = ("rank", "landmark", "influence", "contribution")
@@ -62,12 +69,15 @@ def explain(
             say(console, f"sample {name}: landmarks by {by}")
             console.print(shown(rows, columns), "")
         if training:
-            moved = training_samples(auditor, batch, ids, training)
+            moved, looked = training_samples(auditor, batch, ids, training)
+            if looked < len(auditor.training_ids_):
+                say(console, f"of {len(auditor.training_ids_):,} training samples {looked:,} were looked at", "yellow")
             for name, rows in moved.groupby("sample", sort=False):
                 say(console, f"sample {name}: training samples that change its invariance under the views")
                 console.print(shown(rows, ("effect", "rank", "training sample", "score")), "")
         if output is not None:
-            getattr(found, TABLES[output.suffix.lower()])(output, index=False)
+            write = getattr(found, TABLES[output.suffix.lower()])
+            write_atomically(output, lambda path: write(path, index=False))
             say(console, f"table: {output}")
 
 
@@ -109,7 +119,7 @@ def of_file(auditor: "Auditor", path: Path) -> "tuple[Tensor, list[str]]":
 
     source, kind = auditor.source_, path.suffix.lower()
     if kind == ".npy":
-        return of_array(path, source.batch([0])), []
+        return of_array(path, source), []
     if kind not in KINDS:
         raise ConfigError(f"{path}: expected a name that ends in {', '.join([*KINDS, '.npy'])}")
     if path.stat().st_size > BYTES:
@@ -121,31 +131,46 @@ def of_file(auditor: "Auditor", path: Path) -> "tuple[Tensor, list[str]]":
     return made.batch, list(made.notes)
 
 
-def of_array(path: Path, like: "Tensor") -> "Tensor":
-    """Samples (t, ...) of a .npy file with one sample or several, in the type of the run's own."""
+def of_array(path: Path, source: "Source") -> "Tensor":
+    """Samples (t, ...) of a .npy file with one sample or several, as the encoder takes them."""
     import numpy as np
     import torch
 
+    from krepes.data.arrays import read_array
+    from krepes.data.source import check_finite
     from krepes.errors import DataError
 
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as an array: {error}") from error
+    like = source.batch([0])
+    values = np.asarray(read_array(path))
     one = tuple(like.shape[1:])
     values = values[None] if values.shape == one else values
-    if values.shape[1:] != one or not len(values) or values.dtype.kind not in "iufb":
+    if values.shape[1:] != one or not len(values) or values.dtype.kind not in "iuf":
         raise DataError(f"{path} holds {values.dtype} of shape {values.shape}; expected numbers {one}, or (t, *{one})")
-    if not np.isfinite(values).all():
-        raise DataError(f"{path} holds numbers that are not finite")
-    return torch.as_tensor(values).to(like.dtype)
+    fractions = values.dtype.kind == "f"
+    if fractions != like.is_floating_point() and (fractions or getattr(source, "preprocess", None) is not None):
+        raise DataError(
+            f"{path} holds {values.dtype}, and the run's samples are {like.dtype} as the encoder takes them; give such "
+            "numbers" + (", or an image file, which is prepared as the run's were" if source.kind == "image" else "")
+        )
+    batch = torch.as_tensor(values.astype(values.dtype.newbyteorder("="))).to(like.dtype)
+    check_finite(batch, [f"{path}[{i}]" for i in range(len(batch))])
+    return batch
 
 
-def training_samples(auditor: "Auditor", batch: "Tensor", ids: list[str], count: int) -> "pd.DataFrame":
-    """The training samples that raise and that lower each sample's invariance most: sample, effect, rank, …, score."""
+def training_samples(auditor: "Auditor", batch: "Tensor", ids: list[str], count: int) -> "tuple[pd.DataFrame, int]":
+    """The training samples that raise and that lower each sample's invariance most, and how many were looked at.
+
+    As many as `krepes audit` looks at by default. Columns: sample, effect, rank, training sample, score.
+    """
     import pandas as pd
 
-    scores, names = auditor.attribute(batch).cpu(), auditor.training_ids_
+    from krepes.audit.asked import attributed
+    from krepes.audit.findings import AuditPlan, draws_and_samples
+
+    settings, names = auditor.settings, auditor.training_ids_
+    draws, among = draws_and_samples(len(names), AuditPlan().attribution, settings.objective.streaming, settings.seed)
+    scores = attributed(auditor, batch, target="invariance", among=among, draws=draws)[0].cpu()
+    names = names if among is None else [names[i] for i in among]
     rows: list[tuple[Any, ...]] = []
     for name, row in zip(ids, scores, strict=True):
         for effect, sign in (("raises", 1), ("lowers", -1)):
@@ -153,7 +178,8 @@ def training_samples(auditor: "Auditor", batch: "Tensor", ids: list[str], count:
             for rank, (value, i) in enumerate(zip(top.values.tolist(), top.indices.tolist(), strict=True), 1):
                 if value > 0:
                     rows.append((name, effect, rank, names[i], sign * value))
-    return pd.DataFrame(rows, columns=pd.Index(["sample", "effect", "rank", "training sample", "score"]))
+    table = pd.DataFrame(rows, columns=pd.Index(["sample", "effect", "rank", "training sample", "score"]))
+    return table, len(names)
 
 
 def shown(rows: "pd.DataFrame", columns: tuple[str, ...]) -> "Table":

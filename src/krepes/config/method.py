@@ -22,6 +22,7 @@ SAMPLERS = {
     "rpcholesky": RPCholesky,
     "uniform": Uniform,
 }
+LARGEST = 10**308  # that a float holds, in round figures
 
 
 class LandmarksConfig(Section):
@@ -70,14 +71,23 @@ def check(section: str, make: Callable[..., Any], settings: dict[str, Any]) -> d
         ValidationError: there is no such setting, or a value is not usable; at the setting's place where it is one's.
     """
     refuse_unknown(section, settings, list(inspect.signature(make).parameters))
+    refuse_huge(section, settings)
     try:
         make(**settings)
-    except (ConfigError, TypeError) as error:  # TypeError: a value of another kind, such as a list for a number
+    except (ConfigError, TypeError, OverflowError) as error:  # such as a list for a number, or a huge one in a list
         meant = [key for key in settings if f"{key}=" in str(error)]
         place = tuple(meant) if len(meant) == 1 else ()
         said = str(error) if isinstance(error, ConfigError) else f"{settings}: {error}"
         raise refusal(section, [(COMPLETE, place, f"{section}: {said}", settings)]) from error
     return settings
+
+
+def refuse_huge(section: str, settings: dict[str, Any]) -> None:
+    """Raise ValidationError naming whole numbers that no float can hold, unwritten: Python refuses the longest."""
+    bits = {k: int(v).bit_length() for k, v in settings.items() if is_whole(v) and abs(v) > LARGEST}
+    if bits:
+        said = "{}.{} is a whole number of {} bits; expected one of at most 1e308"
+        raise refusal(section, [(COMPLETE, (k,), said.format(section, k, n), None) for k, n in bits.items()])
 
 
 ObjectiveSettings = Annotated[dict[str, Any], BeforeValidator(named("name")), AfterValidator(check_objective)]

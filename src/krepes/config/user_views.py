@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sysconfig
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from krepes.errors import ConfigError, DataError, KrepesError, lacks_memory
 
 EXPECTED = "Expected an import path such as my_package.views:MyViews, installed or on PYTHONPATH."
 CALLED = "expected a callable (batch, generator) -> batch"
+NOT_OWN = ("site-packages", "importlib", sysconfig.get_path("stdlib"))  # in the path of a file
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,11 +45,17 @@ def imported(settings: dict[str, Any], source: Source, path: str) -> Callable[..
     module, _, attribute = path.partition(":")
     args = settings.get("args")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"views.name {path} with {args}: {error}. {EXPECTED}") from error
+        holder = importlib.import_module(module)
     except Exception as error:  # the user's module runs here
+        if isinstance(error, ImportError | ValueError) and not ran(error):
+            raise ConfigError(f"views.name {path} with {args}: {error}. {EXPECTED}") from error
         raise ConfigError(f"views.name {path}: importing {module} fails with {told(error)}") from error
+    try:
+        found = getattr(holder, attribute)
+    except AttributeError as error:
+        raise ConfigError(f"views.name {path} with {args}: {error}. {EXPECTED}") from error
+    except Exception as error:  # a module may have a __getattr__
+        raise ConfigError(f"views.name {path}: importing {attribute} fails with {told(error)}") from error
     makes = inspect.isclass(found) or args is not None
     if not makes:
         refuse_other_call(found, f"views.name {path}", is_view=True)
@@ -84,11 +92,22 @@ def refuse_other_call(view: Any, what: str, is_view: bool) -> None:
 
 
 def guarded(view: Any, path: str) -> Any:
-    """The same views, told in words where they raise an error; krepes' own do so themselves."""
-    if type(view).__module__.partition(".")[0] == "krepes":
+    """The same views, told in words where they raise an error.
+
+    krepes' own do so themselves. Classes derived from them stay what they are too, since the report asks an `ImageView`
+    for its normalisation.
+    """
+    if of_krepes(type(view)):
         return view
     a, b = pair_of(view)
-    return OwnView(path, view) if a is b else Pair(guarded(a, path), guarded(b, path))
+    if a is not b:
+        return Pair(guarded(a, path), guarded(b, path))
+    return view if any(map(of_krepes, type(view).__mro__)) else OwnView(path, view)
+
+
+def of_krepes(kind: type) -> bool:
+    """Whether a class is krepes' own."""
+    return kind.__module__.partition(".")[0] == "krepes"
 
 
 @contextmanager
@@ -107,6 +126,12 @@ def told_in_words(what: str, kind: type[KrepesError]):
 def told(error: Exception) -> str:
     """Kind and message of an error, and where in the user's code it came up; a call that does not fit has no place."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "site-packages" not in f.filename and "importlib" not in f.filename]
+    own = [f for f in frames if not any(part in f.filename for part in NOT_OWN)]
     place = f" ({own[-1].filename}:{own[-1].lineno})" if own and own[-1].filename != __file__ else ""
     return f"{type(error).__name__}: {error}{place}"
+
+
+def ran(error: Exception) -> bool:
+    """Whether an error of an import comes from code of the module, not from looking for it."""
+    files = [f.filename for f in traceback.extract_tb(error.__traceback__)]
+    return any(file not in (__file__, importlib.__file__) and "<frozen importlib" not in file for file in files)

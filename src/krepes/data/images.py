@@ -110,7 +110,6 @@ def ImageFiles(
         DataError: no files, or files that cannot be used: names the first five and says how many.
     """
     refuse_text(ids)
-    refuse_text(ids)
     files = paths if isinstance(paths, Listing) else listed(paths)
     if not files.paths:
         raise DataError(f"there are no samples: no {files.what}")

@@ -38,15 +38,35 @@ def require_name(names: Iterable[Any], name: str) -> str:
     return name
 
 
-def column_of(frame: pd.DataFrame, name: str) -> pd.Series:
-    """The column of that name; a name that is a number is known by its text.
+class ByName:
+    """The columns of a table by their names as text, each found without a search.
 
-    Raises:
-        DataError: there is none, or several.
+    Example:
+        >>> ByName(pd.DataFrame({0: [1, 2], "a": [3, 4]}))["0"].tolist()
+        [1, 2]
     """
-    known = list(map(str, frame.columns))
-    refuse_twice(known, [require_name(known, name)])
-    return frame.iloc[:, known.index(name)]
+
+    def __init__(self, frame: pd.DataFrame):
+        self._frame, self._places = frame, places_of(frame)
+
+    def __getitem__(self, name: str) -> pd.Series:
+        """The column of that name.
+
+        Raises:
+            DataError: there is none, or several.
+        """
+        places = self._places.get(name, [])
+        if len(places) != 1:
+            refuse_twice(list(map(str, self._frame.columns)), [require_name(self._places, name)])
+        return self._frame.iloc[:, places[0]]
+
+
+def places_of(frame: pd.DataFrame) -> dict[str, list[int]]:
+    """Name as text ↦ the places of the columns that have it, one each where no name stands there twice."""
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(map(str, frame.columns)):
+        places.setdefault(name, []).append(place)
+    return places
 
 
 def refuse_twice(names: Sequence[str], wanted: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from krepes.data.codes import Codes
-from krepes.data.names import column_of, refuse_twice, require_name
+from krepes.data.names import ByName, refuse_twice, require_name
 from krepes.data.ranges import far_outside, say_far_outside
 from krepes.data.schema_columns import Column, chosen_features, fitted_columns, labelled, plain_number
 from krepes.data.schema_file import as_yaml, is_yaml, read_records
@@ -58,8 +58,10 @@ class TableSchema:
                 any value or with lists in its cells.
             ConfigError: an unknown kind, or one for a column that is no feature.
         """
+        known = set(map(str, frame.columns))
         for name in [*(features or ()), *categorical, *([label] if label is not None else [])]:
-            require_name(frame.columns, name)
+            if name not in known:
+                require_name(frame.columns, name)
         names = list(features) if features is not None else chosen_features(frame, label)
         if label is not None and label in names:
             raise DataError(f"the label column '{label}' is among the features; labels never reach the encoder")
@@ -95,7 +97,7 @@ class TableSchema:
 
     def codes(self, frame: pd.DataFrame) -> Codes:
         """The table with one code per categorical feature; raises as `transform`."""
-        slices = self.slices
+        slices, held = self.slices, ByName(frame)
         numeric = [c for c in self.columns if c.kind == "numeric"]
         categorical = [c for c in self.columns if c.kind != "numeric"]
         dense_columns = [i for c in numeric for i in range(slices[c.name].start, slices[c.name].stop)]
@@ -104,12 +106,12 @@ class TableSchema:
         hot = np.empty((len(frame), len(categorical)), np.int16 if self.width < 2**15 else np.int32)
         start, far = 0, []
         for c in numeric:
-            dense[:, start : start + c.width], said = self._numeric(column_of(frame, c.name), c)
+            dense[:, start : start + c.width], said = self._numeric(held[c.name], c)
             far += [] if said is None else [said]
             start += c.width
         say_far_outside(far, stacklevel=3)
         for i, c in enumerate(categorical):
-            hot[:, i] = slices[c.name].start + self._categories(column_of(frame, c.name), c)
+            hot[:, i] = slices[c.name].start + self._categories(held[c.name], c)
         return Codes(
             torch.from_numpy(dense), torch.tensor(dense_columns, dtype=torch.long), torch.from_numpy(hot), self.width
         )

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from krepes.data.cells import SAID, nearly_numeric
 from krepes.data.columns import without_classes
-from krepes.data.names import column_of
+from krepes.data.names import ByName
 from krepes.data.schema_file import KINDS
 from krepes.errors import ConfigError, DataError, KrepesWarning
 
@@ -63,12 +63,13 @@ def fitted_columns(frame: pd.DataFrame, names: Sequence[str], kinds: Mapping[str
         ConfigError: an unknown kind, or one for another column.
         DataError: as `fit_column`, or a column with lists in its cells.
     """
+    known, held = set(names), ByName(frame)
     for name, kind in kinds.items():
-        if kind not in KINDS or name not in names:
+        if kind not in KINDS or name not in known:
             raise ConfigError(f"kinds: {name!r} ↦ {kind!r}; expected a feature and one of {', '.join(KINDS)}")
     columns = []
     for name in names:
-        values = column_of(frame, str(name))
+        values = held[str(name)]
         refuse_lists(values, str(name))
         kind = kinds.get(name) or kind_of_column(values)
         columns.append(fit_column(values, str(name), kind))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from krepes.data.cells import MISSING
 from krepes.data.ids import checked_ids, joined
-from krepes.data.names import column_of
+from krepes.data.names import ByName
 from krepes.data.problems import Problem, table_of_problems
 from krepes.data.schema import TableSchema
 from krepes.data.schema_columns import Column, labelled, plain_number
@@ -30,7 +30,7 @@ def ids_of(frame: pd.DataFrame, name: str) -> list[str]:
     Raises:
         DataError: no such column, two of them, or missing cells.
     """
-    ids = column_of(frame, name)
+    ids = ByName(frame)[name]
     gone = np.flatnonzero(ids.isna())
     if len(gone):
         raise DataError(
@@ -89,7 +89,8 @@ class TableSource:
             ids = [f"row-{row}" for row in frame.index]
         self.ids = checked_ids(ids_of(frame, ids) if isinstance(ids, str) else ids, len(frame), "row-")
         self._fingerprint: str | None = None
-        columns = {c.name: _in_ranks(column_of(frame, c.name), c) for c in schema.columns}
+        held = ByName(frame)
+        columns = {c.name: _in_ranks(held[c.name], c) for c in schema.columns}
         self._frame = pd.DataFrame(columns, copy=False).reset_index(drop=True)
         self.problems = table_of_problems(Problem("", f"line {line}", why) for line, why in left_out)
 

@@ -125,9 +125,15 @@ class FrozenEncoder:
             )
         try:
             # each of them, as a recurrent network that takes the batch for time leaves the first sample alone
-            alone = torch.cat([self(one) for one in batch.split(1)])
+            each = [self(one) for one in batch.split(1)]
         except ValueError as error:  # a batch norm without running statistics
             raise EncoderError(f"the encoder needs more than one sample at a time: {error}") from error
+        if odd := [tuple(one.shape) for one in each if one.shape != (1, out.shape[1])]:
+            raise EncoderError(
+                f"the encoder maps one sample to {odd[0]}; expected (1, {out.shape[1]}): look for a squeeze() without "
+                "a dimension."
+            )
+        alone = torch.cat(each)
         scale = out.norm(dim=1).mean().clamp_min(torch.finfo(out.dtype).tiny)
         if (change := float((alone - out).norm(dim=1).max() / scale)) > 1e-3 or not math.isfinite(change):
             raise EncoderError(

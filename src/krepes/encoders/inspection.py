@@ -1,7 +1,7 @@
 """What a checkpoint holds: its prefixes with shapes, and the preset that fits."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from krepes.encoders.reading import Checkpoint, read_checkpoint
 from krepes.encoders.recipe import Architecture, Recipe
 from krepes.encoders.settling import Settled, fits, settle
 from krepes.encoders.sololearn import read_args
-from krepes.encoders.state import State, containers, flattened, shared_wrapper, state_at
+from krepes.encoders.state import State, but_an_optimisers, containers, shared_wrapper, state_at
 from krepes.errors import ConfigError, EncoderError
 
 
@@ -75,8 +75,7 @@ def inspect_checkpoint(path: str | Path, allow_pickle: bool = False, depth: int 
     found = containers(checkpoint.content)
     if not found:
         kind = type(checkpoint.content).__name__
-        optimiser = isinstance(checkpoint.content, Mapping) and any(True for _ in flattened(checkpoint.content))
-        but = " but an optimiser's" if optimiser else ""
+        but = but_an_optimisers(checkpoint.content)
         raise EncoderError(f"{path} holds no tensors{but} ({kind}); expected a checkpoint with a state dict")
     proposal, why = propose(checkpoint)
     container = proposal.container if proposal is not None else list(max(found, key=lambda c: c[1])[0])

@@ -164,8 +164,10 @@ def refuse_incomplete(account: Account, where: str, prefix: str, recipe: bool = 
 
 def without_recipe(account: Account) -> str:
     """What to do where a factory's network and a file of weights do not fit."""
-    keys = [*account.loaded, *account.unexpected, *(key for key, _, _ in account.mismatched)]
-    if all(k.startswith(CONVERTED) for k in keys) and not any(n.startswith(CONVERTED) for n in account.missing):
+    converted = account.unexpected and all(k.startswith(CONVERTED) for k in account.unexpected)
+    # a factory's own modules may be named so too: then some of them are in the file
+    own = account.loaded or account.mismatched or any(n.startswith(CONVERTED) for n in account.missing)
+    if converted and not own:
         return (
             "The file's names start with 'encoder.', as krepes convert writes them: say encoder: {recipe: FOLDER}, the "
             "folder with its recipe.yaml, instead of factory, args and weights."

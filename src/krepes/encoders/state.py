@@ -61,7 +61,9 @@ def state_at(content: Any, container: Sequence[str] | None, where: str) -> State
     direct = [k for k, v in content.items() if isinstance(v, Tensor)]
     nested = [str(k) for k, v in content.items() if isinstance(v, Mapping) and any(True for _ in flattened(v))]
     if not state:
-        raise EncoderError(f"{where} holds no tensors at {'.'.join(container or ()) or 'its top'}{candidates(content)}")
+        but = but_an_optimisers(content)
+        place = ".".join(container or ()) or "its top"
+        raise EncoderError(f"{where} holds no tensors{but} at {place}{candidates(content)}")
     trained = "optimizer" in str(list(content)).lower() or any(is_optimiser(v) for v in content.values())
     if not container and not direct and nested and trained:
         raise EncoderError(
@@ -108,7 +110,7 @@ def mappings(content: Any, optimisers: bool = True) -> Iterator[tuple[tuple[str,
     The path is of the keys' texts, as errors and recipes give them; they are no keys to look up (see `entry`).
 
     Args:
-        optimisers: False passes over those below the top.
+        optimisers: False passes over those below the top, and over the top's `state` where it is one itself.
 
     Raises:
         EncoderError: there are more than a checkpoint has, as a hostile file makes them.
@@ -123,19 +125,26 @@ def mappings(content: Any, optimisers: bool = True) -> Iterator[tuple[tuple[str,
         if count > NODES:
             raise EncoderError(f"the file holds more than {NODES:,} nested mappings; no checkpoint does: it is hostile")
         yield path, value
+        own = not path and is_optimiser(value)  # beside `state` there may be a network: not all of it is passed over
         for key, inner in value.items():
-            if optimisers or not is_optimiser(inner):
+            if optimisers or not (is_optimiser(inner) or (own and key == "state")):
                 yield from walk(inner, (*path, str(key)), (*above, id(value)))
 
     return walk(content, (), ())
 
 
-def flattened(content: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of nested mappings; lists and plain values are passed over."""
-    for path, mapping in mappings(content):
+def flattened(content: Mapping[Any, Any], optimisers: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of nested mappings; lists and plain values are passed over, optimisers unless asked for."""
+    for path, mapping in mappings(content, optimisers):
         for key, value in mapping.items():
             if isinstance(value, Tensor):
                 yield ".".join([*path, str(key)]), value
+
+
+def but_an_optimisers(content: Any) -> str:
+    """A phrase that says so where the only tensors are an optimiser's; of content without others."""
+    held = isinstance(content, Mapping) and any(True for _ in flattened(content, optimisers=True))
+    return " but an optimiser's" if held else ""
 
 
 def state_dicts(content: Any) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:

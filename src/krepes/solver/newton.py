@@ -14,6 +14,7 @@ from krepes.solver.cg import Status
 from krepes.solver.system import System, linearise
 
 GAIN_RATIO = 0.25  # the least accepted actual / predicted decrease of damping="auto"
+LARGEST_GAIN_RATIO = 2 - GAIN_RATIO  # and the largest: as far from 1, a loss that falls by more is not predicted either
 GRID = tuple(10.0**e for e in range(4, -5, -1))  # relative λ of damping="auto", descending
 ARMIJO, SHORTEST = 1e-4, 2.0**-20
 FULL_RESIDUAL = 0.1  # of a subset's step, beyond which the message says so
@@ -26,8 +27,8 @@ class Newton:
     Args:
         ridge: "coefficients" (λ‖Ã‖²_F, the paper's) or "rkhs" (λ‖f‖²_H).
         damping: λ, or "auto": the grid from 10⁴ to 10⁻⁴ times the mean curvature is descended while the gain
-            ratio (actual / predicted decrease) is at least 0.25; the last λ that held is taken, with
-            backtracking if none did. The default (docs/defaults.md).
+            ratio (actual / predicted decrease) is between 0.25 and 1.75, within which the quadratic model describes
+            the objective; the last λ that held is taken, with backtracking if none did. The default (docs/defaults.md).
         relative: λ in units of the mean diagonal of the curvature in the ridge's coordinates.
         steps: Newton steps, each linearised anew.
         line_search: backtrack along the step until the loss falls (Armijo). A numeric damping without it takes the
@@ -230,7 +231,7 @@ def _descend(settings: Newton, system: System, trials: list[DampingTrial], progr
     solutions = system.solves(dampings, settings.tol, settings.max_iter)
     for relative, damping, solution in zip(GRID, dampings, solutions, strict=False):
         ratio, after = system.gain(solution)
-        accepted = ratio >= GAIN_RATIO
+        accepted = GAIN_RATIO <= ratio <= LARGEST_GAIN_RATIO
         trials.append(DampingTrial(relative, ratio, after, accepted))
         progress(f"λ = {relative:g} × mean curvature: gain ratio {ratio:.2f}")
         if accepted or best is None:
@@ -266,6 +267,11 @@ def _message(outcome: Outcome, size: int) -> str:
         parts.append(
             f"The gain ratio {outcome.gain_ratio:.2f} is below {GAIN_RATIO}: the quadratic model predicts this step "
             "badly."
+        )
+    if outcome.lowered and outcome.gain_ratio > LARGEST_GAIN_RATIO:
+        parts.append(
+            f"The gain ratio {outcome.gain_ratio:.2f} is above {LARGEST_GAIN_RATIO}: the loss fell by more than the "
+            "quadratic model says, which does not describe a step of this length. Use damping='auto' or a larger one."
         )
     if outcome.full_residual is not None and not outcome.full_residual <= FULL_RESIDUAL:
         parts.append(
