@@ -135,7 +135,8 @@ def tables(rows: dict[str, Any]) -> list[dict[str, Any]]:
         for setting, by_pair in lds.items():
             largest = {p: max(of[p]["lds"] for of in lds.values() if p in of) for p in by_pair}
             cells.append([setting, *(cell(by_pair[p], largest[p]) if p in by_pair else "–" for p in pairs)])
-        note = NOTES[score] + " LDS ± standard error over test samples [95 % interval over test samples and halves]."
+        note = NOTES[score] + " LDS ± standard error over test samples [95 % interval over test samples and halves]; "
+        note += "–: not measured."
         found.append(measure.table(f"LDS of {score} by setting", ["setting", *pairs], cells, note))
     return found
 
