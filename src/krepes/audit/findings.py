@@ -209,7 +209,9 @@ def find(auditor: "Auditor", plan: AuditPlan, explained: Sequence[int], labels: 
     if plan.attribution and len(explained) > QUERIES:
         notes.said.append(f"training samples: attributed to the first {QUERIES} of {len(explained)} explained samples")
     if plan.attribution and len(explained):
-        found = notes("training samples", lambda: attribution_table(auditor, plan, list(explained)[:QUERIES]))
+        source, few = auditor.source_, list(explained)[:QUERIES]
+        ids = [source.ids[p] for p in few]
+        found = notes("training samples", lambda: attribution_table(auditor, plan, source.batch(few), ids))
         attribution, attributed = found if found is not None else (None, 0)
     if labels is not None:
         with progress.stage("evaluation"):
@@ -250,19 +252,26 @@ def gaps_with_draws(
 # ------------------------------------------------------------ training samples
 
 
-def attribution_table(auditor: "Auditor", plan: AuditPlan, explained: list[int]) -> tuple[pd.DataFrame, int]:
+def attribution_table(
+    auditor: "Auditor", plan: AuditPlan, x: torch.Tensor, ids: Sequence[str], count: int = ATTRIBUTED
+) -> tuple[pd.DataFrame, int]:
     """The training samples that raise and lower each explained sample's target most.
+
+    Args:
+        x: the explained samples (t, ...).
+        ids: theirs, for the table (t,).
+        count: of training samples that raise, and of those that lower, each.
 
     Returns:
         columns sample, target, effect ("raises", "lowers"), rank, training_sample, position (among the training
         samples), score, error (its standard error over draws of the views), reliability (of the sample's scores: the
         share of their variance that is not such error); and how many training samples were looked at.
     """
-    source, (training, views) = auditor.source_, auditor.seen_.given()
+    training, views = auditor.seen_.given()
     whole = views.views if isinstance(views, SubsetViews) else views
     streaming = auditor.settings.objective.streaming
     draws, among = draws_and_samples(len(training), plan.attribution, streaming, auditor.settings.seed)
-    x, asked = source.batch(explained), "local invariance"
+    asked = "local invariance"
     if callable(whole):
         scores, errors = attributed(auditor, x, target="invariance", among=among, draws=draws)
     else:  # fixed views: none can be drawn of a sample
@@ -271,9 +280,9 @@ def attribution_table(auditor: "Auditor", plan: AuditPlan, explained: list[int])
     errors = torch.full_like(scores, torch.nan) if errors is None else errors
     reliability = (1 - errors.square().mean(1) / scores.var(1).clamp_min(1e-300)).clamp_min(0)
     looked = np.arange(len(training)) if among is None else among
-    k = min(ATTRIBUTED, len(looked))
+    k = min(count, len(looked))
     rows = []
-    for t, position in enumerate(explained):
+    for t, name in enumerate(ids):
         for effect, sign in (("raises", 1), ("lowers", -1)):
             top = (sign * scores[t]).topk(k)
             for rank, (value, column) in enumerate(zip(top.values.tolist(), top.indices.tolist(), strict=True), 1):
@@ -281,7 +290,7 @@ def attribution_table(auditor: "Auditor", plan: AuditPlan, explained: list[int])
                     break
                 place = int(looked[column])
                 rows.append(
-                    (source.ids[position], asked, effect, rank, training.ids[place], place, float(sign * value),
+                    (name, asked, effect, rank, training.ids[place], place, float(sign * value),
                      float(errors[t, column]), float(reliability[t]))
                 )  # fmt: skip
     columns = ["sample", "target", "effect", "rank", "training_sample", "position", "score", "error", "reliability"]

@@ -1,7 +1,7 @@
 """The verb that asks a run about samples: audited ones by id, new ones from files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -44,6 +44,7 @@ def explain(
     """Explain samples by a run: the landmarks, and if asked for the training samples, that move them most."""
     with errors_in_words():
         from krepes.app.live import opened
+        from krepes.audit.findings import AuditPlan, attribution_table
         from krepes.errors import ConfigError
         from krepes.files import write_atomically
         from krepes.stored import StoredRun
@@ -69,12 +70,12 @@ def explain(
             say(console, f"sample {name}: landmarks by {by}")
             console.print(shown(rows, columns), "")
         if training:
-            moved, looked = training_samples(auditor, batch, ids, training)
+            moved, looked = attribution_table(auditor, AuditPlan(), batch, ids, training)
             if looked < len(auditor.training_ids_):
                 say(console, f"of {len(auditor.training_ids_):,} training samples {looked:,} were looked at", "yellow")
             for name, rows in moved.groupby("sample", sort=False):
                 say(console, f"sample {name}: training samples that change its invariance under the views")
-                console.print(shown(rows, ("effect", "rank", "training sample", "score")), "")
+                console.print(shown(rows, ("effect", "rank", "training_sample", "score", "error")), "")
         if output is not None:
             write = getattr(found, TABLES[output.suffix.lower()])
             write_atomically(output, lambda path: write(path, index=False))
@@ -157,31 +158,6 @@ def of_array(path: Path, source: "Source") -> "Tensor":
     return batch
 
 
-def training_samples(auditor: "Auditor", batch: "Tensor", ids: list[str], count: int) -> "tuple[pd.DataFrame, int]":
-    """The training samples that raise and that lower each sample's invariance most, and how many were looked at.
-
-    As many as `krepes audit` looks at by default. Columns: sample, effect, rank, training sample, score.
-    """
-    import pandas as pd
-
-    from krepes.audit.asked import attributed
-    from krepes.audit.findings import AuditPlan, draws_and_samples
-
-    settings, names = auditor.settings, auditor.training_ids_
-    draws, among = draws_and_samples(len(names), AuditPlan().attribution, settings.objective.streaming, settings.seed)
-    scores = attributed(auditor, batch, target="invariance", among=among, draws=draws)[0].cpu()
-    names = names if among is None else [names[i] for i in among]
-    rows: list[tuple[Any, ...]] = []
-    for name, row in zip(ids, scores, strict=True):
-        for effect, sign in (("raises", 1), ("lowers", -1)):
-            top = (sign * row).topk(min(count, len(row)))
-            for rank, (value, i) in enumerate(zip(top.values.tolist(), top.indices.tolist(), strict=True), 1):
-                if value > 0:
-                    rows.append((name, effect, rank, names[i], sign * value))
-    table = pd.DataFrame(rows, columns=pd.Index(["sample", "effect", "rank", "training sample", "score"]))
-    return table, len(names)
-
-
 def shown(rows: "pd.DataFrame", columns: tuple[str, ...]) -> "Table":
     """Rows for the terminal; numbers with their sign where they have one."""
     from rich.table import Table
@@ -191,9 +167,12 @@ def shown(rows: "pd.DataFrame", columns: tuple[str, ...]) -> "Table":
 
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="left" if column in ("effect", "landmark", "training sample") else "right")
+        table.add_column(column, justify="left" if column in ("effect", "landmark", "training_sample") else "right")
     for row in rows.to_dict("records"):
-        cells = [f"{v:.4g}" if column == "influence" else f"{v:+.4g}" if isinstance(v, float) else visible(str(v))
-                 for column, v in ((column, row[column]) for column in columns)]  # fmt: skip
+        cells = []
+        for column in columns:
+            value = row[column]
+            sign = "" if column in ("influence", "error") else "+"
+            cells.append(f"{value:{sign}.4g}" if isinstance(value, float) else visible(str(value)))
         table.add_row(*map(Text, cells))
     return table
