@@ -16,6 +16,7 @@ BENCHMARKS = {
     "scale": "End to end: `krepes audit` from ten thousand to a million rows",
     "ggn_product": "One product with the generalised Gauss–Newton matrix",
     "solver": "The linear solve",
+    "adjoint": "The adjoint solves of many queries",
     "findings": "What the findings cost beside the scores",
     "lds": "Attribution against real retraining",
     "planted": "Planted truth",

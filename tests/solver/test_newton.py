@@ -12,7 +12,6 @@ from krepes.objectives import Moments
 from krepes.objectives.base import Problem
 from krepes.objectives.pairs import Pairs
 from krepes.solver import Newton, solve, solve_path
-from krepes.solver.cg import conjugate_gradients, conjugate_gradients_together
 from krepes.solver.newton import GRID
 
 N, R, H = 48, 6, 3
@@ -157,27 +156,3 @@ def test_outcome_survives_a_dictionary():
     plain = dataclasses.asdict(outcome)
     assert plain["curvature_samples"] == 8
     assert 0 < plain["full_residual"] < math.inf
-
-
-def test_solves_together_are_the_solves_alone():
-    """Right-hand sides of very different difficulty, one of them zero: each ends when and where it would alone."""
-    generator = torch.Generator().manual_seed(0)
-    A = torch.randn(30, 30, generator=generator, dtype=torch.float64)
-    A = A @ A.T
-    eigenvector = torch.linalg.eigh(A)[1][:, -1]
-    b = torch.stack([eigenvector, torch.zeros(30).double(), torch.randn(30, generator=generator).double()])
-    products = []
-
-    def operator(V):
-        products.append(len(V))
-        return V @ A
-
-    ones = torch.ones(30, dtype=torch.float64)
-    together = conjugate_gradients_together(operator, b, ones, 1e-8, 200, shift=0.1)
-    for one, rhs in zip(together, b, strict=True):
-        alone = conjugate_gradients(lambda v: v @ A, rhs, ones, 1e-8, 200, shift=0.1)
-        torch.testing.assert_close(one.x, alone.x)
-        assert (one.status, one.iterations) == (alone.status, alone.iterations)
-    assert products[0] == 2  # nothing is asked for a zero
-    assert products[-1] == 1  # the easy one has ended
-    assert len(products) == together[2].iterations + 1  # and the check of the true residual

@@ -1,7 +1,8 @@
 """Preconditioned conjugate gradients that tells what happened."""
 
 import enum
-from collections.abc import Callable, Generator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -66,53 +67,6 @@ def conjugate_gradients(
         shift: λ.
         product0: A x0, if it is known; whatever the iteration reaches from there is checked with a true product.
     """
-    return _answered(operator, _iteration(b, preconditioner, tol, max_iter, x0, shift, product0))
-
-
-def conjugate_gradients_together(
-    operator: Operator, b: Tensor, preconditioner: Tensor, tol: float, max_iter: int, shift: float = 0.0
-) -> list[Solution]:
-    """Solve (A + λI) x_q = b_q for many right-hand sides; one product serves all solves that still run.
-
-    Args:
-        operator: (Q', …) ↦ A applied to each.
-        b: right-hand sides (Q, …).
-        preconditioner, tol, max_iter, shift: see `conjugate_gradients`; each solve is what it would be alone.
-    """
-    found: dict[int, Solution] = {}
-    solves = {q: _iteration(one, preconditioner, tol, max_iter, None, shift, None) for q, one in enumerate(b)}
-    asked: dict[int, Tensor] = {}
-
-    def advance(q: int, product: Tensor | None) -> None:
-        try:
-            asked[q] = next(solves[q]) if product is None else solves[q].send(product)
-        except StopIteration as end:
-            found[q] = end.value
-            asked.pop(q, None)
-
-    for q in solves:
-        advance(q, None)
-    while asked:
-        for q, product in zip(list(asked), operator(torch.stack(list(asked.values()))), strict=True):
-            advance(q, product)
-    return [found[q] for q in solves]
-
-
-def _answered(operator: Operator, iteration: Generator[Tensor, Tensor, Solution]) -> Solution:
-    """Run an iteration that asks for products to its end."""
-    try:
-        wanted = next(iteration)
-        while True:
-            wanted = iteration.send(operator(wanted))
-    except StopIteration as end:
-        return end.value
-
-
-def _iteration(
-    b: Tensor, preconditioner: Tensor, tol: float, max_iter: int, x0: Tensor | None, shift: float,
-    product0: Tensor | None,
-) -> Generator[Tensor, Tensor, Solution]:  # fmt: skip
-    """`conjugate_gradients`, which yields every vector that it wants multiplied by A and is sent the product."""
     x = torch.zeros_like(b) if x0 is None else x0.clone()
     norm_b = float(_norm(b, preconditioner))
     if norm_b == 0:
@@ -121,7 +75,7 @@ def _iteration(
     history: list[float] = []
     status, residual = Status.ITERATION_LIMIT, float("inf")
     while True:
-        product = (yield x) if product is None else product
+        product = operator(x) if product is None else product
         r = b - product - shift * x
         previous, residual = residual, float(_norm(r, preconditioner)) / norm_b
         if residual <= tol:
@@ -132,7 +86,7 @@ def _iteration(
         stuck = residual > 0.5 * previous
         if status is not Status.ITERATION_LIMIT or len(history) >= max_iter or stuck:
             return Solution(x, product, status, len(history), residual, history)
-        x, status = yield from _run(x, r, preconditioner, tol * norm_b, max_iter, norm_b, history, shift)
+        x, status = _run(operator, x, r, preconditioner, tol * norm_b, max_iter, norm_b, history, shift)
         product = None
         if status is Status.CONVERGED:
             status = Status.ITERATION_LIMIT  # until the true residual agrees
@@ -142,14 +96,12 @@ def _norm(r: Tensor, preconditioner: Tensor) -> Tensor:
     return (r * preconditioner * r).sum().sqrt()
 
 
-def _run(
-    x, r, preconditioner, target, max_iter, norm_b, history, shift
-) -> Generator[Tensor, Tensor, tuple[Tensor, Status]]:
+def _run(operator: Operator, x, r, preconditioner, target, max_iter, norm_b, history, shift) -> tuple[Tensor, Status]:
     """One run of the recurrence from the residual r; appends to history."""
     z = preconditioner * r
     p, rz = z.clone(), (r * z).sum()
     while len(history) < max_iter:
-        Ap = (yield p) + shift * p
+        Ap = operator(p) + shift * p
         curvature = (p * Ap).sum()
         if not torch.isfinite(curvature):
             return x, Status.NON_FINITE
@@ -164,3 +116,81 @@ def _run(
             return x, Status.CONVERGED
         p = z + (rz / rz_old) * p
     return x, Status.ITERATION_LIMIT
+
+
+@dataclass(frozen=True)
+class BlockSolution:
+    """What a solve for many right-hand sides returns.
+
+    Attributes:
+        x: the solutions (Q, …).
+        residuals: true relative residuals (Q,), in the preconditioner's norm.
+        status: how the solve ended: converged if all of them did.
+        iterations: products with a block of vectors, without those of the true residuals.
+    """
+
+    x: Tensor
+    residuals: list[float]
+    status: Status
+    iterations: int
+
+
+def block_conjugate_gradients(
+    operator: Operator, b: Tensor, preconditioner: Tensor, tol: float, max_iter: int, shift: float = 0.0
+) -> BlockSolution:
+    """Solve (A + λI) x_q = b_q for many right-hand sides out of one Krylov space, which all of them span.
+
+    Block conjugate gradients (O'Leary, Linear Algebra Appl. 29, 1980) in Dubrulle's form with orthonormal residuals
+    (BCGrQ; ETNA 12, 2001), in which right-hand sides that depend on each other, or have ended, do no harm. Of one
+    right-hand side it is `conjugate_gradients`; of many it takes a fraction of the products (docs/method.md).
+
+    Args:
+        operator: (Q', …) ↦ A applied to each.
+        b: right-hand sides (Q, …).
+        preconditioner, tol, max_iter, shift: see `conjugate_gradients`; max_iter counts products with a block.
+    """
+    root = preconditioner.sqrt().expand_as(b[0]).reshape(-1, 1)
+
+    def product(Y: Tensor) -> Tensor:
+        """P^½ (A + λI) P^½ Y for columns (n, k)."""
+        V = (root * Y).T.reshape(-1, *b.shape[1:])
+        return root * (operator(V) + shift * V).flatten(1).T
+
+    right = root * b.flatten(1).T
+    norms = right.norm(dim=0)
+    norms = torch.where(norms > 0, norms, 1.0)
+    x, residual, used, worst = torch.zeros_like(right), right, 0, float("inf")
+    status = Status.ITERATION_LIMIT
+    while True:
+        relative = residual.norm(dim=0) / norms
+        previous, worst = worst, float(relative.max())
+        if worst <= tol:
+            status = Status.CONVERGED
+        elif not math.isfinite(worst):
+            status = Status.NON_FINITE
+        # as above: a restart that no longer halves the residual has reached what rounding allows
+        if status is not Status.ITERATION_LIMIT or used >= max_iter or worst > 0.5 * previous:
+            return BlockSolution((root * x).T.reshape(b.shape), relative.tolist(), status, used)
+        change, taken, status = _run_block(product, residual, tol * norms, max_iter - used)
+        x, used = x + change, used + taken
+        residual = right - product(x)
+        if status is Status.CONVERGED:
+            status = Status.ITERATION_LIMIT  # until the true residuals agree
+
+
+def _run_block(product: Operator, residual: Tensor, targets: Tensor, max_iter: int) -> tuple[Tensor, int, Status]:
+    """One run of the recurrence: what it adds to the solution (n, Q), the products that it took, how it ended."""
+    x = torch.zeros_like(residual)
+    Q, C = torch.linalg.qr(residual)  # the residual is Q C throughout
+    S = Q
+    for taken in range(1, max_iter + 1):
+        AS = product(S)
+        factor, broken = torch.linalg.cholesky_ex(S.T @ AS)
+        if broken:
+            return x, taken, Status.CURVATURE_BREAKDOWN if torch.isfinite(AS).all() else Status.NON_FINITE
+        x += S @ torch.cholesky_solve(C, factor)
+        Q, change = torch.linalg.qr(Q - AS @ torch.cholesky_inverse(factor))
+        S, C = Q + S @ change.T, change @ C
+        if (C.norm(dim=0) <= targets).all():
+            return x, taken, Status.CONVERGED
+    return x, max_iter, Status.ITERATION_LIMIT
