@@ -15,7 +15,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from krepes.cli import app
 from krepes.encoders import MLP
 from krepes.files import one_writer
 
@@ -110,3 +112,21 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path):
         output = second.communicate(timeout=120)[0]
     assert second.returncode == 1
     assert "another process is writing to" in output
+
+
+def test_a_run_that_made_nothing_binds_no_other(tmp_path):
+    """A mistake that only the fit can see; corrected, the same command goes on without --overwrite."""
+    config, run = configuration(tmp_path, {"name": "barlow_twins"}), tmp_path / "run"
+    settings = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump(settings | {"landmarks": {"m": 20_000}}))
+    result = CliRunner().invoke(app, ["audit", str(config), "-o", str(run)])
+    assert result.exit_code == 1
+    assert "20000" in result.output
+    assert json.loads((run / "manifest.json").read_text())["status"] == "failed"
+    config.write_text(yaml.safe_dump(settings))
+    kill_when(start(config, run), run / "work" / "landmarks.safetensors")
+    # from its first block on it does: that block would be lost
+    config.write_text(yaml.safe_dump(settings | {"landmarks": {"m": 30}}))
+    result = CliRunner().invoke(app, ["audit", str(config), "-o", str(run)])
+    assert result.exit_code == 1
+    assert "these settings differ: landmarks" in result.output

@@ -61,8 +61,8 @@ class RunFolder:
             bucket: where the run is kept, if `path` is its local copy.
 
         Raises:
-            RunFolderError: the folder belongs to another model, data set or configuration (says what differs), or
-                holds files of another origin.
+            RunFolderError: the folder belongs to another model, data set or configuration (says what differs), unless
+                that run made nothing; or it holds files of another origin.
         """
         run = cls(path, identity, begun=inode(path), bucket=bucket)
         visible = [p for p in path.iterdir() if not p.name.startswith(".")] if path.exists() else []
@@ -70,7 +70,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{path} holds {visible[0].name} and no {MANIFEST}: it is not a krepes run folder. Choose another one."
             )
-        if visible:
+        if visible and (bucket is not None or not _nothing_made(path)):
             run._inspect(read_manifest(path))
         return run
 
@@ -140,6 +140,13 @@ class RunFolder:
             refuse_another(self.path, self.begun)
         if self.bucket is not None:
             self.bucket.check()
+
+
+def _nothing_made(folder: Path) -> bool:
+    """Whether a run ended here before its first block, as one with a mistake in its configuration may: it binds none."""
+    kept = {p.name for place in (folder, folder / WORK) if place.is_dir() for p in place.iterdir()}
+    made = {name for name in kept if not name.startswith(".")} - {MANIFEST, WORK}
+    return not made and own_manifest(folder).get("status") != "complete"
 
 
 def _close(was: Any, now: list[float]) -> bool:
