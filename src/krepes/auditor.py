@@ -714,7 +714,8 @@ class Auditor:
             ConfigError, DataError: the plan asks for concepts or columns that the samples do not have.
         """
         from krepes.audit.findings import AuditPlan, find
-        from krepes.audit.selection import explained_positions, in_order_of
+        from krepes.audit.selection import explained_positions
+        from krepes.data.order import in_order_of
 
         if plan is not None and not isinstance(plan, AuditPlan):
             raise ConfigError(f"plan is a {type(plan).__name__}; expected krepes.AuditPlan(…)")

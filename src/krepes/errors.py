@@ -1,5 +1,7 @@
 """One tree of errors. A message says what was found, what was expected and what to do next."""
 
+import sys
+import warnings
 from numbers import Integral
 
 
@@ -37,6 +39,14 @@ class NotFittedError(KrepesError, RuntimeError):
 
 class KrepesWarning(UserWarning):
     """Something worked, but not as one would assume; said once."""
+
+
+def warn(message: str) -> None:
+    """A KrepesWarning at the line outside this package that asked."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "krepes":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, KrepesWarning, stacklevel=level)
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -143,7 +143,7 @@ class RunFolder:
 
 
 def _nothing_made(folder: Path) -> bool:
-    """Whether a run ended here before its first block, as one with a mistake in its configuration may: it binds none."""
+    """Whether a run ended here before its first block, as by a mistake in its configuration: it binds none."""
     kept = {p.name for place in (folder, folder / WORK) if place.is_dir() for p in place.iterdir()}
     made = {name for name in kept if not name.startswith(".")} - {MANIFEST, WORK}
     return not made and own_manifest(folder).get("status") != "complete"

@@ -85,6 +85,22 @@ def test_nothing_but_modules_is_taken_from_a_stranger(path):
         imported(path, STRANGER)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import not_installed_2", r"importing network_of_mine_2 fails with ModuleNotFoundError: .*_2\.py:1\)$"),
+        ("x = 1\nNone.x", r"importing network_of_mine_2 fails with AttributeError: 'NoneType' .*_2\.py:2\)$"),
+        ("x = 1", r"^network_of_mine_2:Net: .* has no attribute 'Net'\. Expected an import path"),
+    ],
+)
+def test_what_a_networks_module_lacks_is_not_taken_for_its_path(text, message, tmp_path, monkeypatch):
+    (tmp_path / "network_of_mine_2.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "network_of_mine_2", raising=False)
+    with pytest.raises(ConfigError, match=message):
+        imported("network_of_mine_2:Net")
+
+
 def test_submodules_that_the_checkpoint_does_not_use_are_replaced():
     found = made("krepes:ResNet18", identity=["fc", "layer4.1"], width=4, n_out=7)
     assert isinstance(found.fc, nn.Identity)

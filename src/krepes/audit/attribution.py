@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from krepes.audit.places import Place, warn
+from krepes.audit.places import Place
 from krepes.audit.targets import listed
 from krepes.data.source import Source
 from krepes.data.stream import Views, shards, subset
-from krepes.errors import ConfigError, NonFiniteError, is_whole
+from krepes.errors import ConfigError, NonFiniteError, is_whole, warn
 from krepes.objectives.base import Bilinear, Problem, QuadraticTerm
 from krepes.pipeline import Fit, Settings, Stream, moment_problem, planned_memory, streamed_problem
 from krepes.progress import Progress

@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from krepes.audit.places import warn
-from krepes.audit.selection import in_order_of
 from krepes.audit.statistics import FEWEST
-from krepes.errors import ConfigError, DataError
+from krepes.data.order import in_order_of
+from krepes.errors import ConfigError, DataError, warn
 
 if TYPE_CHECKING:
     from krepes.auditor import Auditor

@@ -1,8 +1,6 @@
 """Where the objective is linearised for attribution: the encoder's own output, or the audit's step (docs/method.md)."""
 
 import math
-import sys
-import warnings
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from krepes.data.source import Source
 from krepes.data.stream import blocks, names, read
-from krepes.errors import ConfigError, KrepesWarning, NonFiniteError
+from krepes.errors import ConfigError, NonFiniteError, warn
 from krepes.kernel.ntk import refuse_non_finite
 from krepes.pipeline import Fit, Settings
 from krepes.solver import Outcome
@@ -198,11 +196,3 @@ def warn_unfaithful(place: Place) -> None:
             "and attributions are of that part alone: fit with more landmarks (landmarks=…), or a larger part of the "
             "parameters (NTK(params=None))"
         )
-
-
-def warn(message: str) -> None:
-    """A KrepesWarning at the line outside this package that asked."""
-    level, frame = 1, sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "krepes":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, KrepesWarning, stacklevel=level)

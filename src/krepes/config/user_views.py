@@ -1,11 +1,7 @@
 """Views of the user's own code, at an import path: what goes wrong in it is told in words, with its file and line."""
 
-import importlib
 import inspect
-import sysconfig
-import traceback
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +9,11 @@ from torch import Generator, Tensor
 
 from krepes.data import Source
 from krepes.data.views import Pair, pair_of
-from krepes.errors import ConfigError, DataError, KrepesError, lacks_memory
+from krepes.errors import ConfigError, DataError
+from krepes.user_code import found_at, told_in_words
 
 EXPECTED = "Expected an import path such as my_package.views:MyViews, installed or on PYTHONPATH."
 CALLED = "expected a callable (batch, generator) -> batch"
-NOT_OWN = ("site-packages", "importlib", sysconfig.get_path("stdlib"))  # in the path of a file
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,18 +40,7 @@ def imported(settings: dict[str, Any], source: Source, path: str) -> Callable[..
     """
     module, _, attribute = path.partition(":")
     args = settings.get("args")
-    try:
-        holder = importlib.import_module(module)
-    except Exception as error:  # the user's module runs here
-        if isinstance(error, ImportError | ValueError) and not ran(error):
-            raise ConfigError(f"views.name {path} with {args}: {error}. {EXPECTED}") from error
-        raise ConfigError(f"views.name {path}: importing {module} fails with {told(error)}") from error
-    try:
-        found = getattr(holder, attribute)
-    except AttributeError as error:
-        raise ConfigError(f"views.name {path} with {args}: {error}. {EXPECTED}") from error
-    except Exception as error:  # a module may have a __getattr__
-        raise ConfigError(f"views.name {path}: importing {attribute} fails with {told(error)}") from error
+    found = found_at(module, attribute, f"views.name {path}", EXPECTED)
     makes = inspect.isclass(found) or args is not None
     if not makes:
         refuse_other_call(found, f"views.name {path}", is_view=True)
@@ -108,30 +93,3 @@ def guarded(view: Any, path: str) -> Any:
 def of_krepes(kind: type) -> bool:
     """Whether a class is krepes' own."""
     return kind.__module__.partition(".")[0] == "krepes"
-
-
-@contextmanager
-def told_in_words(what: str, kind: type[KrepesError]):
-    """An error of the user's code as one of this kind that names the code; a lack of memory stays one."""
-    try:
-        yield
-    except KrepesError as error:
-        raise type(error)(f"{what}: {error}") from error
-    except Exception as error:
-        if lacks_memory(error):
-            raise
-        raise kind(f"{what} raises {told(error)}") from error
-
-
-def told(error: Exception) -> str:
-    """Kind and message of an error, and where in the user's code it came up; a call that does not fit has no place."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not any(part in f.filename for part in NOT_OWN)]
-    place = f" ({own[-1].filename}:{own[-1].lineno})" if own and own[-1].filename != __file__ else ""
-    return f"{type(error).__name__}: {error}{place}"
-
-
-def ran(error: Exception) -> bool:
-    """Whether an error of an import comes from code of the module, not from looking for it."""
-    files = [f.filename for f in traceback.extract_tb(error.__traceback__)]
-    return any(file not in (__file__, importlib.__file__) and "<frozen importlib" not in file for file in files)

@@ -118,7 +118,7 @@ class ArrayImages:
             )
         self._array, self._layout, self._mapped = array, layout, MappedFile.of(array)
         self.ids = checked_ids(ids, len(array))
-        self._metadata = checked_metadata(metadata, len(array), show_label)
+        self._metadata = checked_metadata(metadata, self.ids, show_label)
         _, height, width = self._pixels(array[:1])[0].shape
         self.preprocess.shape(width, height)  # refuses a crop that is larger
         self._fingerprint: str | None = None

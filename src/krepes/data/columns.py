@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from krepes.data.names import require_name
+from krepes.data.order import in_order_of
 from krepes.errors import DataError, KrepesWarning
 
 # fine_labels, too; "folder" is what a folder per class is listed under
@@ -56,16 +57,19 @@ class Columns:
         return values.where(values.notna(), None).to_numpy()
 
 
-def checked_metadata(metadata: pd.DataFrame | None, n: int, show_label: bool = False) -> pd.DataFrame | None:
-    """A table of n rows without columns that hold classes by their names, or None.
+def checked_metadata(
+    metadata: pd.DataFrame | None, ids: Sequence[str], show_label: bool = False
+) -> pd.DataFrame | None:
+    """A row for each sample, in their order (see `in_order_of`), without columns that hold classes by their names.
 
     Raises:
         DataError: another number of rows.
     """
     if metadata is None:
         return None
-    if len(metadata) != n:
-        raise DataError(f"the metadata has {len(metadata)} rows for {n} samples; expected one each")
+    if len(metadata) != len(ids):
+        raise DataError(f"the metadata has {len(metadata)} rows for {len(ids)} samples; expected one each")
+    metadata = in_order_of(ids, metadata, "the metadata")
     way = "take them out of metadata=…; if not, show them with show_label=True"
     shown = metadata if show_label else without_classes(metadata, way, "the metadata", stacklevel=4)
     return shown if len(shown.columns) else None

@@ -70,7 +70,7 @@ class LoaderSource:
         folder = Path(self._temporary.name if self._temporary else cache)  # pyright: ignore[reportArgumentType]
         self._chunks = self._read(loader, take, folder, n, check)
         self.ids = checked_ids(ids, len(self._chunks))
-        self._metadata = checked_metadata(metadata, len(self._chunks), show_label)
+        self._metadata = checked_metadata(metadata, self.ids, show_label)
         self.kind = kind_of(self._chunks.shape)
         self._fingerprint: str | None = None
 

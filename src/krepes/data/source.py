@@ -50,7 +50,8 @@ class ArraySource:
     Args:
         array: a tensor or numeric array (n, ...).
         ids: one id per sample; default "0" … "n − 1".
-        metadata: a table of n rows, shown with the samples, never seen by the encoder.
+        metadata: a table of n rows, shown with the samples, never seen by the encoder. An index that holds the given
+            ids says which row is whose.
         show_label: leave columns in the metadata that hold classes by their names, such as `label`; else they are left
             out with a warning.
 
@@ -85,7 +86,7 @@ class ArraySource:
         if self._array.ndim < 1 or self._array.numel() == 0:
             raise DataError(f"there are no samples: the array has shape {tuple(self._array.shape)}")
         self.ids = checked_ids(ids, len(self._array))
-        self._metadata = checked_metadata(metadata, len(self._array), show_label)
+        self._metadata = checked_metadata(metadata, self.ids, show_label)
         self.kind = kind or kind_of(self._array.shape[1:])
 
     def __len__(self) -> int:
@@ -138,7 +139,7 @@ class DatasetSource:
             raise DataError("there are no samples: the dataset has length 0")
         self._dataset, self._take = dataset, take
         self.ids = checked_ids(ids, n)
-        self._metadata = checked_metadata(metadata, n, show_label)
+        self._metadata = checked_metadata(metadata, self.ids, show_label)
         self._shape = self._item(0).shape
         self.kind = kind_of(self._shape)
 

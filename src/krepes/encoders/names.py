@@ -14,6 +14,7 @@ from krepes.encoders.recipe import Architecture
 from krepes.encoders.resnet import ResNet18, ResNet34, ResNet50
 from krepes.encoders.trust import OWN, Trust, refuse_untrusted
 from krepes.errors import ConfigError, EncoderError
+from krepes.user_code import found_at
 
 BUILT_IN: dict[str, type[nn.Module]] = {
     "MLP": MLP, "ResNet18": ResNet18, "ResNet34": ResNet34, "ResNet50": ResNet50, "SmallCNN": SmallCNN,
@@ -134,12 +135,7 @@ def imported(path: str, trust: Trust = OWN) -> Callable[..., Any]:
             "transformers:…"
         )
     refuse_untrusted(path, module_name, trust)
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{path}: {error}. {expected}") from error
-    except Exception as error:  # the user's module runs here
-        raise ConfigError(f"importing {module_name} fails with {type(error).__name__}: {error}") from error
+    found = found_at(module_name, attribute, path, expected)
     if not trust.functions and not (isinstance(found, type) and issubclass(found, nn.Module)):
         whose, way = (
             ("run folder", "Build the encoder yourself: krepes.load(folder, encoder=...).") if trust.stranger

@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
 
 from krepes import Auditor, BarlowTwins, Newton
 from krepes.audit.columns import raw_table
-from krepes.audit.selection import in_order_of
-from krepes.data import ArraySource, RowIds
+from krepes.data import ArrayImages, ArraySource, DatasetSource, LoaderSource, RowIds
 from krepes.data.ids import ChosenIds
+from krepes.data.order import in_order_of
 from krepes.encoders import MLP
 from krepes.errors import DataError, KrepesWarning
 
@@ -55,6 +56,21 @@ def test_a_shuffled_table_whose_index_is_the_ids_has_the_gap_of_the_samples_orde
     pd.testing.assert_frame_equal(found, expected)
     by_index = auditor.group_gap("group", table.set_index("pid").iloc[SHUFFLE], refits=0)
     pd.testing.assert_frame_equal(by_index, auditor.group_gap("group", table, refits=0))
+
+
+@pytest.mark.filterwarnings(SILENT)
+def test_metadata_given_with_ids_is_theirs_however_it_is_ordered(table):
+    shuffled = table.set_index("pid").iloc[SHUFFLE]
+    ids = list(table["pid"])
+    images = np.zeros((N, 4, 4, 3), np.uint8)
+    sources = [
+        ArraySource(X, ids, shuffled),
+        DatasetSource(TensorDataset(X), ids, shuffled, take=0),
+        LoaderSource(DataLoader(X, batch_size=50), ids=ids, metadata=shuffled),
+        ArrayImages(images, "NHWC", ids=ids, metadata=shuffled),
+    ]
+    for source in sources:
+        assert source.metadata()["group"].tolist() == table["group"].tolist()
 
 
 def test_agreement_with_landmarks_is_theirs_however_the_table_is_ordered(auditor, table):
