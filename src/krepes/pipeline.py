@@ -7,7 +7,6 @@ blocks of samples: memory is set by the block and by m, and finished blocks are 
 """
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +34,7 @@ from krepes.data.stream import (
 )
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.engine import STORES, Engine, MemoryPlan, plan_memory, rank_tolerance
-from krepes.errors import ConfigError, KrepesWarning, LandmarkError
+from krepes.errors import ConfigError, LandmarkError, warn
 from krepes.features import Recomputed, ShardedStore
 from krepes.kernel.gradients import GradientMap
 from krepes.kernel.ntk import (
@@ -148,12 +147,10 @@ def fit(
     with progress.stage("nystrom") as note:
         nystrom = agreed_nystrom(decompose(rows.K_mm, h, rank_cut(settings, rows)))
         if rows.amplification > MUCH and encoder.dtype == torch.float32:
-            warnings.warn(
+            warn(
                 f"centring leaves 1/{rows.amplification:.0f} of the kernel: float32 rounding is that much larger in "
                 "what remains, and small eigenvalues are cut. Standardise the encoder's inputs as it was trained, or "
-                "use dtype=torch.float64.",
-                KrepesWarning,
-                stacklevel=3,
+                "use dtype=torch.float64."
             )
         note(f"rank {nystrom.rank}, representation in {h} dimensions")
 

@@ -70,8 +70,10 @@ class RunFolder:
             raise RunFolderError(
                 f"{path} holds {visible[0].name} and no {MANIFEST}: it is not a krepes run folder. Choose another one."
             )
-        if visible and (bucket is not None or not _nothing_made(path)):
-            run._inspect(read_manifest(path))
+        if visible:
+            manifest = read_manifest(path)
+            if bucket is not None or not _nothing_made(path, manifest):
+                run._inspect(manifest)
         return run
 
     def _inspect(self, old: dict[str, Any]) -> None:
@@ -142,11 +144,11 @@ class RunFolder:
             self.bucket.check()
 
 
-def _nothing_made(folder: Path) -> bool:
+def _nothing_made(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether a run ended here before its first block, as by a mistake in its configuration: it binds none."""
     kept = {p.name for place in (folder, folder / WORK) if place.is_dir() for p in place.iterdir()}
     made = {name for name in kept if not name.startswith(".")} - {MANIFEST, WORK}
-    return not made and own_manifest(folder).get("status") != "complete"
+    return not made and "format" in manifest and manifest.get("status") != "complete"
 
 
 def _close(was: Any, now: list[float]) -> bool:

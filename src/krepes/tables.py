@@ -1,6 +1,5 @@
 """The run folder's tables over every sample, written shard by shard."""
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from krepes.auditor import Auditor
 from krepes.data.source import Source
 from krepes.data.stream import ahead, blocks, names, read, shards
 from krepes.engine import BLOCK
-from krepes.errors import KrepesWarning
+from krepes.errors import warn
 from krepes.files import write_atomically
 from krepes.work import Work
 from krepes.workers import current
@@ -251,10 +250,10 @@ def storable(metadata: pd.DataFrame) -> pa.Table:
             count += 1
             written = f"{plain} ({count})"
         if written != plain:
-            warnings.warn(
+            warn(
                 f"two columns of the table are named '{name}' when written: the tables of the run have one of them as "
-                f"'{written}'. Rename one.", KrepesWarning, stacklevel=3,
-            )  # fmt: skip
+                f"'{written}'. Rename one."
+            )
         columns[written] = _stored(metadata.iloc[:, place], str(name))
     return pa.table(columns)
 
@@ -269,10 +268,7 @@ def _stored(column: pd.Series, name: str) -> pa.Array:
         pq.write_table(pa.table({"column": found.slice(0, 0)}), pa.BufferOutputStream())  # Arrow has more types
         return found
     except (pa.ArrowException, TypeError, ValueError, OverflowError, NotImplementedError) as error:
-        warnings.warn(
-            f"column '{name}' holds values that a Parquet file cannot, and is written as text: {error}", KrepesWarning,
-            stacklevel=4,
-        )  # fmt: skip
+        warn(f"column '{name}' holds values that a Parquet file cannot, and is written as text: {error}")
     missing = column.isna().to_numpy(bool)
     return pa.array([None if m else encodable(str(v)) for v, m in zip(column, missing, strict=True)], pa.string())
 

@@ -6,7 +6,6 @@ Protocols (docs/method.md): k-NN over the landmarks in the space of f, probes by
 representations, Kendall's τ of the true class's probability over test points.
 """
 
-import warnings
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from krepes.audit.statistics import bootstrap_mean, check_enough, resampled_means
 from krepes.audit.trust import fidelity_parts
-from krepes.errors import DataError, KrepesWarning, NonFiniteError
+from krepes.errors import DataError, NonFiniteError, warn
 
 if TYPE_CHECKING:
     from krepes.auditor import Auditor
@@ -183,20 +182,16 @@ def evaluate(auditor: "Auditor", x: Any, labels: Any, landmark_labels: Any, seed
     """All label-based figures; see `Auditor.evaluate`."""
     data = labelled(auditor, x, labels, landmark_labels)
     if data.column is not None:
-        _warn(f"{SEEN}'{data.column}' of the samples' table: alignment gaps and queries see them")
+        warn(f"{SEEN}'{data.column}' of the samples' table: alignment gaps and queries see them")
     rows = landmark_figures(data, seed) + probe_fidelity(data, seed) + aligned_fidelity(data, seed)
     return pd.DataFrame(rows, columns=pd.Index(["figure", "value", "low", "high", "n", "note"]))
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, KrepesWarning, stacklevel=4)
 
 
 def landmark_figures(data: Labelled, seed: int) -> list[tuple]:
     """κ, precision@1 and confidence drop: what needs labels of landmarks, over those that have one."""
     m = len(data.y_landmarks)
     if m == 0:
-        _warn("no landmark has a label: class coverage κ, precision@1 and confidence drop are left out")
+        warn("no landmark has a label: class coverage κ, precision@1 and confidence drop are left out")
         return []
     without = f"{data.unlabelled} landmarks without a label left out" if data.unlabelled else ""
     norms = np.linalg.norm(data.dA, axis=1)
@@ -207,7 +202,7 @@ def landmark_figures(data: Labelled, seed: int) -> list[tuple]:
     rows += [_row(f"precision@1, {name}", hits, seed, without) for name, hits in precision_at_1(data).items()]
     k, removed = pool(m)
     if removed == 0:
-        _warn(f"{m} landmarks have a label: too few to remove some, confidence drop is left out")
+        warn(f"{m} landmarks have a label: too few to remove some, confidence drop is left out")
         return rows
     note = _note(f"{removed} of {m} landmarks, {k} neighbours", without)
     return rows + [_row(f"confidence drop, {name}", d, seed, note) for name, d in confidence_drop(data, seed).items()]

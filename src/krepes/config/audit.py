@@ -1,6 +1,5 @@
 """The whole configuration file, and the auditor and plan that it stands for."""
 
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +28,7 @@ from krepes.encoders.presets import completed
 from krepes.encoders.recipe import Preprocess, Recipe
 from krepes.encoders.settling import told_beside
 from krepes.engine import Engine
-from krepes.errors import ConfigError, KrepesWarning
+from krepes.errors import ConfigError, warn
 from krepes.kernel.ntk import NTK
 from krepes.progress import Progress
 from krepes.solver import Newton
@@ -127,10 +126,10 @@ def warn_of_another_training(config: Config, told: dict[str, Any], place: Path) 
             continue
         if not same:
             shown = found if isinstance(found, dict) else found.model_dump()
-            warnings.warn(
+            warn(
                 f"{name} is {shown} in the configuration, which is audited; {place} says that the encoder was trained "
-                f"with {stated}", KrepesWarning, stacklevel=3,
-            )  # fmt: skip
+                f"with {stated}"
+            )
 
 
 def constants_of(objective: dict[str, Any]) -> Any:

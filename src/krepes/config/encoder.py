@@ -1,6 +1,5 @@
 """The configuration's `encoder`: a network with its weights."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from krepes.encoders.reading import read_weights
 from krepes.encoders.recipe import Recipe
 from krepes.encoders.settling import told_beside
 from krepes.encoders.trust import OWN, Trust
-from krepes.errors import ConfigError, EncoderError, KrepesWarning
+from krepes.errors import ConfigError, EncoderError, warn
 
 
 class EncoderConfig(Section):
@@ -63,7 +62,7 @@ def build_encoder(
     if config.recipe is not None:
         loaded = load_recipe(config, folder, modules_only, run_folder)
         if loaded.note:
-            warnings.warn(loaded.note, KrepesWarning, stacklevel=2)
+            warn(loaded.note)
         return loaded.module
     assert config.factory is not None
     assert config.weights is not None

@@ -3,7 +3,6 @@
 # pyright: reportAttributeAccessIssue=false
 # pyarrow makes its compute functions when it is imported.
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from krepes.errors import DataError, KrepesWarning
+from krepes.errors import DataError, warn
 
 MISSING = ("", "?", "NA", "NaN", "nan")
 NEARLY = 0.95  # share of numbers from which other cells of a column seem mistakes
@@ -84,13 +83,11 @@ def holds_rounded(kind: pa.DataType, values: Any) -> bool:
     return bool(np.abs(values).max(initial=0.0, where=~np.isnan(values)) >= EXACT)
 
 
-def say_rounded(where: Path | str, name: str, stacklevel: int) -> None:
+def say_rounded(where: Path | str, name: str) -> None:
     """Warn of a column whose whole numbers float64 rounds."""
-    warnings.warn(
+    warn(
         f"column '{name}' of {where} holds whole numbers beyond 2^53, which float64 rounds, so that neighbours become "
-        f"one number; ids and codes are kept as they stand by text=['{name}']",
-        KrepesWarning,
-        stacklevel=stacklevel + 1,
+        f"one number; ids and codes are kept as they stand by text=['{name}']"
     )
 
 
@@ -109,14 +106,12 @@ class NearlyNumeric:
     row: int
     bad: str
 
-    def say(self, name: str, where: Path | str, place: str, way: str, stacklevel: int) -> None:
+    def say(self, name: str, where: Path | str, place: str, way: str) -> None:
         """Warn of the column; `place` is the bad cell's, such as "line 7", `way` how to say that all is meant."""
         commas = " Some are numbers with a decimal comma: replace it by a point." if self.commas else ""
-        warnings.warn(
+        warn(
             f"{self.numbers:,} of {self.cells:,} cells of column '{name}' of {where} are numbers; {place} holds "
-            f"{self.bad!r}, so that all become categories.{commas} Mend the cells, add them to missing=…, or {way}",
-            KrepesWarning,
-            stacklevel=stacklevel + 1,
+            f"{self.bad!r}, so that all become categories.{commas} Mend the cells, add them to missing=…, or {way}"
         )
 
 

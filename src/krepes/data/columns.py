@@ -1,7 +1,6 @@
 """Columns beside samples: those that are shown, and those that stay out because they hold classes."""
 
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import pandas as pd
 
 from krepes.data.names import require_name
 from krepes.data.order import in_order_of
-from krepes.errors import DataError, KrepesWarning
+from krepes.errors import DataError, warn
 
 # fine_labels, too; "folder" is what a folder per class is listed under
 CLASSES = re.compile(r"(.*[_ -])?labels?|class(es)?|targets?|y|folder", re.IGNORECASE)
@@ -44,7 +43,7 @@ class Columns:
             self._table[name] = self._table[name].cat.remove_unused_categories()
         shown = self._table.drop(columns=list(hide))
         way = "say so with hide={} (data.label in a configuration); if not, show them with show_label=True"
-        shown = shown if show_label else without_classes(shown, way, "the metadata", stacklevel=4)
+        shown = shown if show_label else without_classes(shown, way, "the metadata")
         self.shown = shown if len(shown.columns) else None
 
     def column(self, name: str) -> np.ndarray:
@@ -71,25 +70,22 @@ def checked_metadata(
         raise DataError(f"the metadata has {len(metadata)} rows for {len(ids)} samples; expected one each")
     metadata = in_order_of(ids, metadata, "the metadata")
     way = "take them out of metadata=…; if not, show them with show_label=True"
-    shown = metadata if show_label else without_classes(metadata, way, "the metadata", stacklevel=4)
+    shown = metadata if show_label else without_classes(metadata, way, "the metadata")
     return shown if len(shown.columns) else None
 
 
-def without_classes(table: pd.DataFrame, way: str, out_of: str, stacklevel: int) -> pd.DataFrame:
+def without_classes(table: pd.DataFrame, way: str, out_of: str) -> pd.DataFrame:
     """The table without columns that hold classes by their names; warns of them.
 
     Args:
         way: what the user can say instead; {} stands for the columns.
         out_of: what they are left out of.
-        stacklevel: of the warning, seen from here.
     """
     found = class_columns(table.columns)
     if not found:
         return table
-    warnings.warn(
+    warn(
         f"by their names the columns {', '.join(map(repr, found))} hold classes, and krepes explains without: they are "
-        f"kept out of {out_of}. If they are classes, {way.format(found)}",
-        KrepesWarning,
-        stacklevel=stacklevel,
+        f"kept out of {out_of}. If they are classes, {way.format(found)}"
     )
     return table.drop(columns=found)

@@ -3,7 +3,6 @@
 # pyright: reportAttributeAccessIssue=false
 # pyarrow makes its compute functions when it is imported.
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,12 +24,12 @@ from krepes.data.cells import (
     numbers,
     say_rounded,
     stripped,
-)  # fmt: skip
+)
 from krepes.data.csv_errors import cut_off, explained, refuse_wide, settled_encoding
 from krepes.data.csv_quotes import CELL_LINES, Row, broken_rows, line_numbers, said_of
 from krepes.data.names import existing, refuse_repeated, require_name
 from krepes.data.problems import NAMED, OnError, check_on_error
-from krepes.errors import ConfigError, DataError, KrepesWarning
+from krepes.errors import ConfigError, DataError, warn
 
 KEPT = 1000  # left out rows that a frame remembers
 WHOLE = r"^[+-]?\d{16,}$"  # a whole number that may be beyond 2^53
@@ -112,7 +111,7 @@ def read_csv(
     # a column's chunks are free once it stands
     frame = as_frame({name.strip(): as_column(pa.chunked_array(parts.pop(name))) for name in names})
     for name in sorted(rounded):
-        say_rounded(path, name.strip(), stacklevel=2)
+        say_rounded(path, name.strip())
     _say_nearly(file, frame, text, [row for row, _, _ in ragged])
     return _without(file, frame, ragged, broken) if ragged or broken else frame
 
@@ -166,11 +165,9 @@ def _without(
     )
     few = few if broken else few.replace("; ", ", ")
     ragged_only = "have another number of cells" if not broken else "have another number of cells or a stray quote"
-    warnings.warn(
+    warn(
         f"{len(why)} of {whole} rows of {file.path} {ragged_only} and are left out: "
-        f"{few}{' …' if len(why) > NAMED else ''}",
-        KrepesWarning,
-        stacklevel=3,
+        f"{few}{' …' if len(why) > NAMED else ''}"
     )
     frame.attrs["problems"] = tuple(zip(lines, shown.values(), strict=True))
     return frame
@@ -180,11 +177,9 @@ def _say_no_header(file: "CsvFile", names: Sequence[str]) -> None:
     """Warn when the header looks like a row of data."""
     found = [n for n in names if n.strip() and numbers(pa.array([n.strip()])) is not None]
     if found and not file.columns:
-        warnings.warn(
+        warn(
             f"the header of {file.path} holds numbers ({', '.join(found[:3])}): it may be the first row of a file "
-            "without a header, which is then lost. Name the columns with columns=…",
-            KrepesWarning,
-            stacklevel=4,
+            "without a header, which is then lost. Name the columns with columns=…"
         )
 
 
@@ -199,7 +194,7 @@ def _say_nearly(file: "CsvFile", frame: pd.DataFrame, text: Sequence[str], ragge
         for left_out in sorted(row - first for row in ragged):
             row += left_out <= row
         (line,) = line_numbers(file.path, file.encoding, file.separator, file.skip_lines, [row + first])
-        near.say(name, file.path, f"line {line}", "name the column in text=…", stacklevel=3)
+        near.say(name, file.path, f"line {line}", "name the column in text=…")
         frame.attrs[SAID] = [*frame.attrs.get(SAID, ()), name]
 
 

@@ -4,7 +4,6 @@ import hashlib
 import math
 import os
 import stat
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from io import BytesIO
@@ -19,7 +18,7 @@ from torch import Tensor
 from krepes.data.ids import ChosenIds, joined
 from krepes.data.preprocess import Preprocess, read_header, read_image
 from krepes.data.problems import OnError, Problem, check_on_error, in_threads, settle
-from krepes.errors import ConfigError, DataError, KrepesWarning, is_whole
+from krepes.errors import ConfigError, DataError, is_whole, warn
 
 KEPT_BYTES = 256 * 2**20  # decoded images that are held, where all of them fit
 PIXEL_BYTES, EXTRA_BYTES = 8, 64 * 2**20  # an encoded file has no more than so much a pixel, and so much besides
@@ -78,10 +77,10 @@ class EncodedImages:
             if seen is not None and seen[0] != self.shape:
                 said = f"it becomes {seen[0]}, and most become {self.shape}: give Preprocess a size or a crop"
                 found[position] = Problem(ids[position], paths[position], said)
-        self.problems = settle([found[i] for i in sorted(found)], len(ids), on_error, what, stacklevel=5)
+        self.problems = settle([found[i] for i in sorted(found)], len(ids), on_error, what)
         self.kept = np.array([i for i in range(len(ids)) if i not in found], np.int64)
         self.modes = dict(Counter(usable[i][1] for i in self.kept))  # pyright: ignore[reportOptionalSubscript]
-        say_conversions(self.modes, preprocess, what, stacklevel=5)
+        say_conversions(self.modes, preprocess, what)
         # an audit reads its samples many times
         self._held: dict[int, Tensor] = {}
         self._holds = 4 * math.prod(self.shape) * len(self.kept) <= KEPT_BYTES
@@ -187,17 +186,17 @@ def check_settings(preprocess: Any, on_error: str, max_pixels: int) -> None:
         raise ConfigError(f"max_pixels={max_pixels!r}; expected a positive whole number")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         said = "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set: truncated images pass as whole ones, filled with grey"
-        warnings.warn(said, KrepesWarning, stacklevel=5)
+        warn(said)
 
 
-def say_conversions(modes: dict[str, int], preprocess: Preprocess, what: str, stacklevel: int) -> None:
+def say_conversions(modes: dict[str, int], preprocess: Preprocess, what: str) -> None:
     """Warn where images are converted with a loss, or have another number of channels than the encoder takes."""
     plain = {preprocess.mode, "P", "1"} if preprocess.mode == "RGB" else {preprocess.mode, "1"}
     odd = {m: k for m, k in modes.items() if m not in plain}
     if odd:
         kinds = ", ".join(f"{k} {m}" for m, k in sorted(odd.items()))
         said = f"{sum(odd.values())} of {sum(modes.values())} {what} are not {preprocess.mode} and are converted to it"
-        warnings.warn(f"{said}: {kinds}", KrepesWarning, stacklevel=stacklevel)
+        warn(f"{said}: {kinds}")
 
 
 def open_file(path: Path) -> IO[bytes]:

@@ -1,7 +1,6 @@
 """Samples in folders: image files as they lie there, and one folder per concept."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from krepes.data.csv_table import column_names_of_csv, read_csv
 from krepes.data.encoded import open_file
 from krepes.data.names import existing
 from krepes.data.preprocess import Preprocess, read_image
-from krepes.errors import ConfigError, DataError, KrepesWarning
+from krepes.errors import ConfigError, DataError, warn
 
 ARRAYS = (".npy", ".npz")
 IMAGES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
@@ -71,11 +70,9 @@ def walk(root: Path, suffixes: Sequence[str] = IMAGES) -> Listing:
         _refuse_arrays(root, others)
     if others:
         few = ", ".join(map(in_utf8, others[:3]))
-        warnings.warn(
+        warn(
             f"{len(others)} files of {root} are no images by their names and are passed over: {few}"
-            f"{' …' if len(others) > 3 else ''}",
-            KrepesWarning,
-            stacklevel=3,
+            f"{' …' if len(others) > 3 else ''}"
         )
     paths = sorted(set(found) - set(others))
     ids = [in_utf8(p) for p in paths]

@@ -70,7 +70,7 @@ def _column(values: Any, name: str, missing: Sequence[str], text: bool) -> Any:
     chunks = cells.chunks if isinstance(cells, pa.ChunkedArray) else [cells]
     made = as_column(pa.chunked_array([typed("the data frame", name, c, missing, text) for c in chunks]))
     if holds_rounded(cells.type, made):
-        say_rounded("the data frame", name, stacklevel=4)
+        say_rounded("the data frame", name)
     if order is None or not isinstance(made, pd.Categorical | pd.Series) or made.dtype == float:
         return made
     kept = [str(c) for c in order if str(c) not in missing]

@@ -206,7 +206,7 @@ class _Rows:
             for i in positions if shape != self.shape else ():
                 said = f"it has shape {shape}, and most have {self.shape}"
                 found.setdefault(i, Problem(names[i], names[i], said))
-        self.problems = settle([found[i] for i in sorted(found)], len(names), on_error, what, stacklevel=4)
+        self.problems = settle([found[i] for i in sorted(found)], len(names), on_error, what)
         self._kept = np.array([i for i in range(len(names)) if i not in found], np.int64)
         self.ids, self.table = _chosen(dataset, columns, names, self._kept)
 

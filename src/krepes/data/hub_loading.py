@@ -2,12 +2,11 @@
 
 import json
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
 from krepes.data.hub_items import load_library
-from krepes.errors import ConfigError, DataError, KrepesWarning
+from krepes.errors import ConfigError, DataError, warn
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -69,11 +68,9 @@ def commit_of(path: str, revision: str | None) -> str | None:
 
         return HfApi().dataset_info(path, revision=revision, timeout=30).sha
     except Exception as error:  # the library's, of the network and of names
-        warnings.warn(
+        warn(
             f"the commit of {path} cannot be told ({_first_line(error)}): what the run keeps of these data is their "
-            "fingerprint alone. Say revision: COMMIT, so that another machine finds the same.",
-            KrepesWarning,
-            stacklevel=3,
+            "fingerprint alone. Say revision: COMMIT, so that another machine finds the same."
         )
         return revision
 

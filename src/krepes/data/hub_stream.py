@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from krepes.data.chunks import ChunkWriter, problems_of
 from krepes.data.hub_items import BLOCK, Encode, Wanted, origin, raw_bytes
 from krepes.data.ids import RowIds
 from krepes.data.problems import Problem, settle
-from krepes.errors import DataError, KrepesWarning
+from krepes.errors import DataError, warn
 from krepes.files import one_writer
 
 FIRST = 16  # items of two passes that are compared
@@ -32,7 +31,7 @@ class Streamed:
             if not writer.complete:
                 if writer.found and not _same_items(dataset, [(p.read, p.raw) for p in writer.found], None, known):
                     said = f"{cache} begins with other items than the stream, and is read anew"
-                    warnings.warn(said, KrepesWarning, stacklevel=4)
+                    warn(said)
                     writer.restart()
                 _write(dataset, columns, encode, n, writer)
                 chunks = writer.finish()
@@ -42,7 +41,7 @@ class Streamed:
                 if not _same_items(dataset, marks, n, known, whole=True):
                     raise DataError(f"{cache} holds other items than the stream gives; choose another folder")
         found = problems_of(chunks)
-        self.problems = settle(found, len(chunks) + len(found), on_error, what, stacklevel=4)
+        self.problems = settle(found, len(chunks) + len(found), on_error, what)
         self.shape, self.batch, self.update = chunks.shape, chunks.batch, chunks.update
         parts = chunks.parts()
         plain = columns.ids is None and not found

@@ -4,7 +4,6 @@ import io
 import math
 import struct
 import tokenize
-import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import IO
 
 import numpy as np
 
-from krepes.errors import DataError, KrepesWarning
+from krepes.errors import DataError, warn
 
 LARGE = 2**28  # bytes of a compressed member from which its size is said
 LARGEST = 4 * 2**30  # bytes of a compressed member that are read into memory
@@ -81,11 +80,9 @@ def read_member(path: Path, member: str | None) -> np.ndarray:
                     "numpy.save or numpy.savez, which are mapped instead"
                 )
             if size > LARGE:
-                warnings.warn(
+                warn(
                     f"{path}: '{member}' is compressed: {size / 2**20:.0f} MiB are read into memory; "
-                    "numpy.savez is memory-mapped",
-                    KrepesWarning,
-                    stacklevel=4,
+                    "numpy.savez is memory-mapped"
                 )
             with archive.open(info) as file:
                 array = np.lib.format.read_array(file, allow_pickle=False)

@@ -1,6 +1,5 @@
 """Many encoded images in one .npz file."""
 
-import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +15,7 @@ from krepes.data.names import existing
 from krepes.data.npz import members_of, read_member
 from krepes.data.preprocess import MAX_PIXELS, Preprocess
 from krepes.data.problems import OnError, check_rows, repeated_ids
-from krepes.errors import DataError, KrepesWarning
+from krepes.errors import DataError, warn
 
 
 def PackedImages(
@@ -107,7 +106,7 @@ def _columns(path: Path, there: dict[str, str], n: int) -> tuple[pd.DataFrame | 
         columns[name] = _with_names(path, name, values, named[name]) if named[name] in lists else values
     if others:
         said = f"{path}: {', '.join(others)} have no entry for each of the {n} images and are passed over"
-        warnings.warn(said, KrepesWarning, stacklevel=4)
+        warn(said)
     ids = columns.pop("ids", None)
     table = pd.DataFrame(columns) if columns else None
     return table, None if ids is None else [str(i) for i in ids.tolist()]

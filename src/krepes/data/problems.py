@@ -1,6 +1,5 @@
 """Samples that cannot be used: each named with its reason, then refused together or left out."""
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import Literal, TypeVar
 
 import pandas as pd
 
-from krepes.errors import ConfigError, DataError, KrepesWarning, is_whole
+from krepes.errors import ConfigError, DataError, is_whole, warn
 
 OnError = Literal["raise", "skip"]
 NAMED = 5  # problems that an error spells out
@@ -42,14 +41,13 @@ def table_of_problems(found: Iterable[Problem]) -> pd.DataFrame:
     return pd.DataFrame([astuple(p) for p in found], columns=["id", "path", "problem"])
 
 
-def settle(found: Sequence[Problem], total: int, on_error: OnError, what: str, stacklevel: int = 3) -> pd.DataFrame:
+def settle(found: Sequence[Problem], total: int, on_error: OnError, what: str) -> pd.DataFrame:
     """Refuse the samples with problems, or say how many are left out.
 
     Args:
         total: how many samples there are, those with problems among them.
         on_error: "raise" or "skip".
         what: the samples in a word, with their place: "images of photos".
-        stacklevel: of the warning, seen from here.
 
     Returns:
         id, path and problem, a row each.
@@ -66,7 +64,7 @@ def settle(found: Sequence[Problem], total: int, on_error: OnError, what: str, s
         raise DataError(f"{said}. Mend or remove them, or leave them out with on_error='skip'.")
     if len(found) >= total:
         raise DataError(f"{said}. None is left.")
-    warnings.warn(f"{said}. They are left out; source.problems lists them.", KrepesWarning, stacklevel=stacklevel)
+    warn(f"{said}. They are left out; source.problems lists them.")
     return table_of_problems(found)
 
 

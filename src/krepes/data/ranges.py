@@ -1,12 +1,11 @@
 """Cells far outside the range that a column had when its schema was fitted: mostly in another unit."""
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from krepes.data.schema_columns import Column
-from krepes.errors import KrepesWarning
+from krepes.errors import warn
 
 # Cells of the same distribution lie beyond the range of n cells with a share of about 2 / n whatever the tails, and far
 # beyond it more rarely: from n = 50 on a fifth was never seen in 1,000 draws of each of Cauchy, Pareto (0.5) and
@@ -45,16 +44,14 @@ def far_outside(numbers: np.ndarray, column: Column) -> str | None:
     return f"'{column.name}' ({share}; {low:g} … {high:g} in the schema, {smallest:g} … {largest:g} here)"
 
 
-def say_far_outside(said: Sequence[str], stacklevel: int) -> None:
+def say_far_outside(said: Sequence[str]) -> None:
     """Warn once of all columns of which there is something to be said."""
     if not said:
         return
     few = ", ".join(said[:NAMED]) + (f" and {len(said) - NAMED} more" if len(said) > NAMED else "")
-    warnings.warn(
+    warn(
         f"cells lie far outside the range that they had when the schema was fitted: column{'s' * (len(said) > 1)} "
         f"{few}. Mostly the unit is another one, such as months for years or thousands for single ones, or missing "
         "cells hold a number such as -999: give the table as the encoder's training table was. If it is, the encoder "
-        "is asked about cells unlike those that it has seen",
-        KrepesWarning,
-        stacklevel=stacklevel + 1,
+        "is asked about cells unlike those that it has seen"
     )

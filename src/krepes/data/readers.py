@@ -88,8 +88,8 @@ def read_parquet(
     frame = as_frame({name: as_column(pa.chunked_array(parts.pop(name))) for name in wanted})
     for name, values in [(str(n), v) for n, v in frame.items() if n not in text]:
         if holds_rounded(schema.field(name).type, values.to_numpy()):
-            say_rounded(path, name, stacklevel=2)
+            say_rounded(path, name)
         if near := nearly_numeric(values):
-            near.say(name, path, f"row {near.row}", "name the column in text=…", stacklevel=2)
+            near.say(name, path, f"row {near.row}", "name the column in text=…")
             frame.attrs[SAID] = [*frame.attrs.get(SAID, ()), name]
     return frame

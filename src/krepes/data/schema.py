@@ -5,7 +5,6 @@
 # pandas annotates a column lookup as a union of everything that it could ever return.
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from krepes.data.names import ByName, refuse_twice, require_name
 from krepes.data.ranges import far_outside, say_far_outside
 from krepes.data.schema_columns import Column, chosen_features, fitted_columns, labelled, plain_number
 from krepes.data.schema_file import as_yaml, is_yaml, read_records
-from krepes.errors import DataError, KrepesWarning
+from krepes.errors import DataError, warn
 
 MANY = 20  # cells without a known category, and none with one: another coding, not rare values
 
@@ -109,7 +108,7 @@ class TableSchema:
             dense[:, start : start + c.width], said = self._numeric(held[c.name], c)
             far += [] if said is None else [said]
             start += c.width
-        say_far_outside(far, stacklevel=3)
+        say_far_outside(far)
         for i, c in enumerate(categorical):
             hot[:, i] = slices[c.name].start + self._categories(held[c.name], c)
         return Codes(
@@ -131,7 +130,7 @@ class TableSchema:
                 "such cells)"
             )
         if missing.any() and not column.missing:
-            _warn(f"column '{column.name}' had no missing values when fitted; {int(missing.sum())} get its mean")
+            warn(f"column '{column.name}' had no missing values when fitted; {int(missing.sum())} get its mean")
         scaled = np.where(missing, 0.0, (numbers - column.mean) / (column.std or 1.0))
         return np.stack([scaled, missing] if column.missing else [scaled], 1), far_outside(numbers, column)
 
@@ -153,7 +152,7 @@ class TableSchema:
                 "was fitted."
             )
         if unseen:
-            _warn(f"column '{column.name}': {unseen} cells hold categories that the schema has not seen")
+            warn(f"column '{column.name}': {unseen} cells hold categories that the schema has not seen")
         return codes
 
     def save(self, path: str | Path) -> None:
@@ -173,7 +172,3 @@ class TableSchema:
         if not path.is_file():
             raise DataError(f"there is no schema {path}; it is written when the encoder is trained")
         return cls(tuple(Column(**record) for record in read_records(path)))
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, KrepesWarning, stacklevel=4)

@@ -4,7 +4,6 @@
 # pandas annotates a column lookup as a union of everything that it could ever return.
 
 import math
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from krepes.data.cells import SAID, nearly_numeric
 from krepes.data.columns import without_classes
 from krepes.data.names import ByName
 from krepes.data.schema_file import KINDS
-from krepes.errors import ConfigError, DataError, KrepesWarning
+from krepes.errors import ConfigError, DataError, warn
 
 FEW = 20  # different texts that a column may have, however short the table
 UNIQUE = 0.9  # share of different texts from which a column names rows
@@ -53,7 +52,7 @@ class Column:
 def chosen_features(frame: pd.DataFrame, label: str | None) -> list[str]:
     """All columns but the label and those that hold classes by their names; warns of the latter."""
     way = "say so with label=… or features=…; if not, name them among features=…"
-    return list(without_classes(frame.drop(columns=[] if label is None else label), way, "the features", 4).columns)
+    return list(without_classes(frame.drop(columns=[] if label is None else label), way, "the features").columns)
 
 
 def fitted_columns(frame: pd.DataFrame, names: Sequence[str], kinds: Mapping[str, str]) -> tuple[Column, ...]:
@@ -79,9 +78,9 @@ def fitted_columns(frame: pd.DataFrame, names: Sequence[str], kinds: Mapping[str
         different = len(columns[-1].categories)
         if near is not None:
             way = f"say kinds={{'{name}': 'categorical'}}"
-            near.say(str(name), "the data frame", f"row {near.row}", way, stacklevel=3)
+            near.say(str(name), "the data frame", f"row {near.row}", way)
         elif different > max(FEW, UNIQUE * len(frame)):
-            _warn(
+            warn(
                 f"column '{name}' has {different} different texts in {len(frame)} rows: it names rows and is no "
                 "feature. Leave it out with features=…"
             )
@@ -137,7 +136,7 @@ def fit_column(values: pd.Series, name: str, kind: str) -> Column:
     numbers = present.to_numpy(float)
     std = float(numbers.std())
     if std <= 1e-12 * max(1.0, float(np.abs(numbers).max())):
-        _warn(f"column '{name}' is constant ({numbers[0]:g}); it tells the encoder nothing")
+        warn(f"column '{name}' is constant ({numbers[0]:g}); it tells the encoder nothing")
         std = 0.0
     low, high = float(numbers.min()), float(numbers.max())
     if not all(map(math.isfinite, (low, high, std))):
@@ -175,7 +174,3 @@ def labelled(values: pd.Series) -> tuple[np.ndarray, list[str]]:
     # plain Python numbers: a float32 and the same number as float64 read the same; so do 1 and 1.0, since a column of
     # integers becomes floats where cells are missing or a file does not say its types
     return found, [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in labels.tolist()]
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, KrepesWarning, stacklevel=4)

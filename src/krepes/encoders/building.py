@@ -1,6 +1,5 @@
 """From a recipe to the frozen encoder that it describes, with an account of every tensor."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from krepes.encoders.recipe import Architecture, Fingerprint, Head, Input, Recip
 from krepes.encoders.settling import OFF_SPACE, Settled, normalisation, settle
 from krepes.encoders.state import State, allowed_by
 from krepes.encoders.trust import Trust, refuse_untrusted
-from krepes.errors import ConfigError, EncoderError, KrepesWarning
+from krepes.errors import ConfigError, EncoderError, warn
 from krepes.files import sha256_file
 
 
@@ -262,5 +261,5 @@ def fingerprint_if_possible(module: nn.Module, shape: Input) -> Fingerprint | No
     try:
         return fingerprint(module, shape)
     except EncoderError as error:
-        warnings.warn(f"no fingerprint of the outputs: {error}", KrepesWarning, stacklevel=5)
+        warn(f"no fingerprint of the outputs: {error}")
         return None

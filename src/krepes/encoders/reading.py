@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from krepes.encoders.pickles import imports_of, listed
-from krepes.errors import EncoderError, KrepesWarning
+from krepes.errors import EncoderError, warn
 
 # first bytes of what is often saved under a checkpoint's name; tar has its mark at 257
 STRANGERS = (
@@ -234,10 +234,7 @@ def read_torch(path: Path, archive: bool, allow_pickle: bool) -> Any:
     names = imports_of(path)
     if not allow_pickle:
         raise EncoderError(refusal(path, names, refused)) from refused
-    warnings.warn(
-        f"{path} was read as a pickle, which runs the code that it names: {listed(names) or 'unknown'}", KrepesWarning,
-        stacklevel=4,
-    )  # fmt: skip
+    warn(f"{path} was read as a pickle, which runs the code that it names: {listed(names) or 'unknown'}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:

@@ -18,7 +18,7 @@ from torch.func import functional_call, vjp, vmap
 
 from krepes.encoders.frozen import FrozenEncoder
 from krepes.encoders.selection import parameter
-from krepes.errors import EncoderError, KrepesWarning
+from krepes.errors import EncoderError, warn
 from krepes.kernel import plan, tape
 from krepes.kernel.contractions import Factored, operands, output_gradient, square_norms, with_bias
 from krepes.kernel.projection import Projections, weight_alone
@@ -159,11 +159,7 @@ class GradientMap:
                 pieces, others = plan.make(encoder, probe, q, self.project)
             except RuntimeError as error:  # such as checkpointed segments, which run again under another mode
                 contractions, why = False, f"its calls cannot be followed ({str(error).strip().splitlines()[0]})"
-                warnings.warn(
-                    f"{why}: all gradients go through the generic path, one sample at a time, exact and slow",
-                    KrepesWarning,
-                    stacklevel=3,
-                )
+                warn(f"{why}: all gradients go through the generic path, one sample at a time, exact and slow")
         if not contractions:
             pieces, others = [], dict.fromkeys(encoder.param_names, f"generic: {why}")
         seen = tape.record(encoder.module, encoder.param_names, encoder.prepare(probe)) if contractions else None
@@ -315,11 +311,9 @@ class GradientMap:
             except (RuntimeError, NotImplementedError, ValueError) as error:
                 self._vmap_works = False
                 reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-                warnings.warn(
+                warn(
                     f"torch.func.vmap cannot transform this encoder ({reason}); gradients of {len(self.generic)} "
-                    "parameters are computed one sample at a time: same result, slower.",
-                    KrepesWarning,
-                    stacklevel=2,
+                    "parameters are computed one sample at a time: same result, slower."
                 )
         rows = torch.stack([autograd_gradient(module, self.generic, x, self.directions) for x in batch])
         return self._folded(rows.unflatten(1, (len(self.directions), -1)))

@@ -6,7 +6,6 @@ from exactly the serial distribution, in m/block passes over the pool instead of
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from krepes.errors import ConfigError, KrepesWarning, LandmarkError
+from krepes.errors import ConfigError, LandmarkError, warn
 
 BLOCK = 64
 
@@ -195,11 +194,9 @@ def _without_replacement(weight: Tensor, m: int, generator: torch.Generator) -> 
 
 
 def _fill(chosen: list[int], n: int, m: int, generator: torch.Generator) -> Tensor:
-    warnings.warn(
+    warn(
         f"{len(chosen)} landmarks already span the kernel on the candidates; the other {m - len(chosen)} are drawn "
-        "uniformly. The encoder may be collapsed, or many samples equal.",
-        KrepesWarning,
-        stacklevel=3,
+        "uniformly. The encoder may be collapsed, or many samples equal."
     )
     rest = [i for i in torch.randperm(n, generator=generator).tolist() if i not in set(chosen)]
     return torch.tensor(chosen + rest[: m - len(chosen)])

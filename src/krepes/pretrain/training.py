@@ -2,7 +2,6 @@
 
 import copy
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from krepes.data import Source
 from krepes.data.source import check_finite
 from krepes.data.views import pair_of
 from krepes.encoders import MLP
-from krepes.errors import ConfigError, EncoderError, KrepesWarning, NonFiniteError
+from krepes.errors import ConfigError, EncoderError, NonFiniteError, warn
 from krepes.objectives import BYOL, Objective
 from krepes.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from krepes.pretrain.config import TrainConfig
@@ -266,11 +265,9 @@ def _look(state: _State, source: Source) -> None:
         )
     spread = float(z.std(0, correction=0).mean() / size.clamp_min(torch.finfo(z.dtype).tiny))
     if spread < COLLAPSED and all(s >= COLLAPSED for s in state.spread):
-        warnings.warn(
+        warn(
             f"the embeddings have collapsed after epoch {len(state.losses)}: their columns' standard deviation is "
             f"{spread:.2g} of their size, so that all samples look alike. Take other views, a smaller learning rate, "
-            "or an objective that keeps variance (VICReg, Barlow Twins).",
-            KrepesWarning,
-            stacklevel=3,
+            "or an objective that keeps variance (VICReg, Barlow Twins)."
         )
     state.spread.append(spread)

@@ -1,7 +1,6 @@
 """Views of encoded tables: whole features replaced, left out, mixed or made noisy."""
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from krepes.data.tables import TableSchema, TableSource
 from krepes.data.views.draws import check_rate, normals, uniforms
-from krepes.errors import ConfigError, DataError, KrepesWarning
+from krepes.errors import ConfigError, DataError, warn
 
 PYTORCH_SCARF_RATE = 0.4  # its corruption_rate=0.6: the mask is inverted, and 40 % of the features are replaced
 
@@ -214,11 +213,9 @@ def missing_row(source: TableSource) -> Tensor:
         else:
             unmarked.append(column.name)
     if unmarked:
-        warnings.warn(
+        warn(
             f"{len(unmarked)} numeric columns had no missing cells when the schema was fitted and so no code for them; "
-            f"they get their mean: {', '.join(unmarked[:5])}{' …' if len(unmarked) > 5 else ''}",
-            KrepesWarning,
-            stacklevel=4,
+            f"they get their mean: {', '.join(unmarked[:5])}{' …' if len(unmarked) > 5 else ''}"
         )
     return row
 
