@@ -13,6 +13,7 @@ from krepes.objectives.base import Problem
 from krepes.objectives.pairs import Pairs
 from krepes.solver import Newton, solve, solve_path
 from krepes.solver.newton import GRID
+from krepes.solver.system import System
 
 N, R, H = 48, 6, 3
 STREAMED = ["byol", "simclr"]
@@ -60,19 +61,47 @@ def test_auto_takes_the_last_damping_of_the_dense_path_that_held(name, ridge):
     problem, B0, S, G, g = dense_system(name, ridge)
     step = run(name, Newton(ridge, "auto", tol=1e-10, max_iter=2000))
     mean, loss = step.outcome.mean_curvature, float(problem.value(B0))
-    kept, ratios = None, []
+    kept, ratios, largest = None, [], 1.75
     for relative in GRID:
         Y = torch.linalg.solve(G + relative * mean * torch.eye(len(G)).double(), -g)
         predicted = -float(g @ Y + 0.5 * Y @ G @ Y)
         ratios.append((loss - float(problem.value(B0 + (S * Y).reshape(R, H)))) / predicted)
-        if not 0.25 <= ratios[-1] <= 1.75:
+        held = 0.25 <= ratios[-1] <= largest
+        if held:
+            kept = relative, (S * Y).reshape(R, H)
+        if not ratios[-1] >= 0.25:
             break
-        kept = relative, (S * Y).reshape(R, H)
+        largest = 1.75 if held else 1.25
     assert kept is not None
     assert math.isclose(step.outcome.relative_damping, kept[0], rel_tol=1e-9)
     torch.testing.assert_close(step.dB, step.outcome.step_length * kept[1], rtol=1e-6, atol=1e-9)
     torch.testing.assert_close([t.gain_ratio for t in step.outcome.trials], ratios, rtol=1e-4, atol=1e-4)
-    assert [t.accepted for t in step.outcome.trials] == [0.25 <= r <= 1.75 for r in ratios]
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("ratios", "taken", "tried"),
+    [
+        ([1.01, 1.09, 1.21, 0.83, 0.36, -0.07], 4, 6),  # Barlow Twins on a thousand samples
+        ([1.97, 2.32, 1.58, 1.03, 0.53, 0.05], 4, 6),  # on eight thousand: above, and back
+        ([1.97, 2.32, 1.58, 1.3, 0.1], 0, 5),  # not back near 1: as if none had held
+        ([1.03, 1.30, 2.21, 2.36, 2.05, 1.96, 1.74, 1.6, 1.5], 1, 9),  # VICReg; above, and only nearly back
+        ([1.03, 2.0, 1.2, 1.7, 1.8, 1.7, 0.2], 3, 7),  # once it is back, the wider limit holds again
+        ([2.0] * 9, 0, 9),
+        ([NAN], 0, 1),
+        ([1.0, NAN, 1.0], 0, 2),
+    ],
+)
+def test_auto_takes_the_last_damping_whose_ratio_is_near_one(ratios, taken, tried, monkeypatch):
+    gains = iter(ratios)
+    monkeypatch.setattr(System, "gain", lambda self, solution: (next(gains), self.loss - 1.0))
+    outcome = run("vicreg", Newton(damping="auto")).outcome
+    assert outcome.relative_damping == pytest.approx(GRID[taken])
+    assert len(outcome.trials) == tried
+    held = [i for i, t in enumerate(outcome.trials) if t.accepted]
+    assert held[-1:] in ([], [taken])
 
 
 @pytest.mark.parametrize("name", ["barlow_twins", "simclr"])

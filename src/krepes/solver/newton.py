@@ -15,6 +15,7 @@ from krepes.solver.system import System, linearise
 
 GAIN_RATIO = 0.25  # the least accepted actual / predicted decrease of damping="auto"
 LARGEST_GAIN_RATIO = 2 - GAIN_RATIO  # and the largest: as far from 1, a loss that falls by more is not predicted either
+RETURNED_GAIN_RATIO = 1 + GAIN_RATIO  # after a larger one, ratios count again from here (docs/method.md)
 GRID = tuple(10.0**e for e in range(4, -5, -1))  # relative λ of damping="auto", descending
 ARMIJO, SHORTEST = 1e-4, 2.0**-20
 FULL_RESIDUAL = 0.1  # of a subset's step, beyond which the message says so
@@ -26,9 +27,10 @@ class Newton:
 
     Args:
         ridge: "coefficients" (λ‖Ã‖²_F, the paper's) or "rkhs" (λ‖f‖²_H).
-        damping: λ, or "auto": the grid from 10⁴ to 10⁻⁴ times the mean curvature is descended while the gain
-            ratio (actual / predicted decrease) is between 0.25 and 1.75, within which the quadratic model describes
-            the objective; the last λ that held is taken, with backtracking if none did. The default (docs/defaults.md).
+        damping: λ, or "auto": the grid from 10⁴ to 10⁻⁴ times the mean curvature is descended while the gain ratio
+            (actual / predicted decrease) is at least 0.25; of its λ the last is taken whose ratio is at most 1.75, too
+            (once above it, at most 1.25), within which the quadratic model describes the objective; with backtracking
+            if there is none. The default (docs/defaults.md).
         relative: λ in units of the mean diagonal of the curvature in the ridge's coordinates.
         steps: Newton steps, each linearised anew.
         line_search: backtrack along the step until the loss falls (Armijo). A numeric damping without it takes the
@@ -223,21 +225,24 @@ def _refused(system: System, status: Status) -> Outcome:
 def _descend(settings: Newton, system: System, trials: list[DampingTrial], progress):
     """The last λ of the descending grid whose gain ratio holds; the largest when none does.
 
-    The descent stops at the first λ that fails: an accepted λ below a failing one would owe its ratio to luck, not
-    to the model's validity on the way there. The solves come lazily, so that what lies below costs nothing.
+    The descent stops at the first λ whose loss falls by too little: a smaller one would owe its ratio to luck. One
+    whose loss falls by too much is passed over, since the ratio may come back to 1, as Barlow Twins' does, or stay
+    above, as VICReg's; after it, ratios count again once they are back near 1. The solves come lazily: what lies below
+    the stop costs nothing.
     """
-    best = None
+    best, largest = None, LARGEST_GAIN_RATIO
     dampings = [relative * system.mean for relative in GRID]
     solutions = system.solves(dampings, settings.tol, settings.max_iter)
     for relative, damping, solution in zip(GRID, dampings, solutions, strict=False):
         ratio, after = system.gain(solution)
-        accepted = GAIN_RATIO <= ratio <= LARGEST_GAIN_RATIO
+        accepted = GAIN_RATIO <= ratio <= largest
         trials.append(DampingTrial(relative, ratio, after, accepted))
         progress(f"λ = {relative:g} × mean curvature: gain ratio {ratio:.2f}")
         if accepted or best is None:
             best = (damping, solution, ratio, after)
-        if not accepted:
+        if not ratio >= GAIN_RATIO:
             break
+        largest = LARGEST_GAIN_RATIO if accepted else RETURNED_GAIN_RATIO
     assert best is not None
     return best
 
