@@ -17,9 +17,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+import krepes
 from krepes.cli import app
 from krepes.encoders import MLP
+from krepes.errors import RunFolderError
 from krepes.files import one_writer
+from krepes.run_folder import RunFolder
 
 TABLES = ("landmarks.parquet", "influence.parquet", "points.parquet")
 
@@ -130,3 +133,30 @@ def test_a_run_that_made_nothing_binds_no_other(tmp_path):
     result = CliRunner().invoke(app, ["audit", str(config), "-o", str(run)])
     assert result.exit_code == 1
     assert "these settings differ: landmarks" in result.output
+
+
+@pytest.mark.parametrize(
+    ("manifest", "files"),
+    [
+        ({"format": "zip", "entries": [1, 2]}, []),  # another program's
+        ({"status": "complete"}, []),
+        ({}, ["work/thesis.txt"]),
+        ({}, ["work/work", "work/manifest.json"]),
+        ({}, ["work"]),
+        ({}, ["model.safetensors"]),
+    ],
+)
+def test_what_may_be_somebodys_binds(manifest, files, tmp_path):
+    ours = {"format": 1, "status": "failed", "config": {"m": 1}, "fingerprints": {}, "versions": {}, "behaviour": {}}
+    ours["versions"] = {"krepes": krepes.__version__}
+    written = manifest if "entries" in manifest else ours | manifest
+    (tmp_path / "manifest.json").write_text(json.dumps(written))
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(RunFolderError, match="belongs to another configuration"):
+        RunFolder.open(tmp_path, {"fingerprints": {}, "config": {"m": 2}, "behaviour": {}})
+    if not manifest:
+        for name in files:
+            (tmp_path / name).unlink()
+        assert RunFolder.open(tmp_path, {"fingerprints": {}, "config": {"m": 2}, "behaviour": {}}).found is None

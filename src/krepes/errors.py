@@ -44,7 +44,7 @@ class KrepesWarning(UserWarning):
 def warn(message: str) -> None:
     """A KrepesWarning at the line outside this package that asked."""
     level, frame = 1, sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "krepes":
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "krepes":
         level, frame = level + 1, frame.f_back
     warnings.warn(message, KrepesWarning, stacklevel=level)
 

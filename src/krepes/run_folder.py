@@ -146,9 +146,14 @@ class RunFolder:
 
 def _nothing_made(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether a run ended here before its first block, as by a mistake in its configuration: it binds none."""
-    kept = {p.name for place in (folder, folder / WORK) if place.is_dir() for p in place.iterdir()}
-    made = {name for name in kept if not name.startswith(".")} - {MANIFEST, WORK}
-    return not made and "format" in manifest and manifest.get("status") != "complete"
+    others = _visible(folder) - {MANIFEST, WORK}
+    blocks = _visible(folder / WORK) if (folder / WORK).is_dir() else {WORK} & _visible(folder)
+    ours = all(isinstance(manifest.get(k), dict) for k in ("config", "fingerprints", "versions"))
+    return ours and not others and not blocks and manifest.get("status") in ("running", "failed", "interrupted")
+
+
+def _visible(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir() if not p.name.startswith(".")}
 
 
 def _close(was: Any, now: list[float]) -> bool:

@@ -24,14 +24,16 @@ def found_at(module: str, attribute: str, what: str, expected: str) -> Any:
     try:
         holder = importlib.import_module(module)
     except Exception as error:  # the user's module runs here
-        if isinstance(error, ImportError | ValueError) and not ran(error):
+        if lacks_memory(error):
+            raise
+        if isinstance(error, ImportError | ValueError | TypeError) and not ran(error):
             raise ConfigError(f"{what}: {error}. {expected}") from error
         raise ConfigError(f"{what}: importing {module} fails with {told(error)}") from error
     try:
         return getattr(holder, attribute)
-    except AttributeError as error:
-        raise ConfigError(f"{what}: {error}. {expected}") from error
     except Exception as error:  # a module may have a __getattr__
+        if isinstance(error, AttributeError) and not ran(error):
+            raise ConfigError(f"{what}: {error}. {expected}") from error
         raise ConfigError(f"{what}: importing {attribute} fails with {told(error)}") from error
 
 

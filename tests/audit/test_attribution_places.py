@@ -5,6 +5,7 @@ import io
 import threading
 import warnings
 import weakref
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -25,6 +26,7 @@ from krepes.objectives.base import Derivative
 from krepes.objectives.pairs import Pairs
 from krepes.pipeline import Stream, streamed_problem
 from krepes.progress import Progress
+from krepes.solver import Status
 from krepes.work import Work
 from tests.audit.test_attribution import (
     by_differences,
@@ -429,6 +431,18 @@ def test_solves_in_parts_are_the_solves_together(monkeypatch):
     expected = auditor.attribute(x[:5], DIRECTION, draws=1)
     monkeypatch.setattr(attribution, "SOLVE_NUMBERS", 2 * auditor.fit_.nystrom.rank * 4)
     torch.testing.assert_close(auditor.attribute(x[:5], DIRECTION, draws=1), expected)
+
+
+def test_a_solve_without_positive_curvature_is_said_however_small_its_residual(monkeypatch):
+    auditor, x = plain()
+    solve = attribution.adjoint
+
+    def indefinite(*arguments):
+        return replace(solve(*arguments), broken=(Status.CURVATURE_BREAKDOWN,))
+
+    monkeypatch.setattr(attribution, "adjoint", indefinite)
+    with pytest.warns(KrepesWarning, match="non-positive curvature.*raise the damping, or use dtype=torch.float64"):
+        auditor.attribute(x[:2], DIRECTION, draws=1)
 
 
 def test_a_broken_solve_is_refused_by_its_query(monkeypatch):

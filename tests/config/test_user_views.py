@@ -145,6 +145,10 @@ def test_a_class_derived_from_an_image_view_still_tells_its_normalisation(name, 
         ("import not_installed_1", r"fails with ModuleNotFoundError: No module .* \(.*raising_1\.py:1\)$"),
         ("x = = 1", r"fails with SyntaxError: .*raising_1\.py, line 1\)$"),
         ("x = 1", r"has no attribute 'Any'. Expected an import path"),
+        (
+            "def __getattr__(name):\n    return name.foo",
+            r"importing Any fails with AttributeError: .*raising_1\.py:2\)$",
+        ),
     ],
 )
 def test_what_a_module_raises_while_it_is_imported_is_told_with_its_line(text, message, tmp_path):

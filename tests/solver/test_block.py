@@ -61,6 +61,22 @@ def test_right_hand_sides_may_depend_on_each_other_vanish_and_differ_in_size():
     assert found.residuals[3] == 0
 
 
+def test_what_right_hand_sides_share_is_asked_for_once_so_that_workers_that_round_differently_agree():
+    """Dependent ones have directions of rounding alone, which are other ones elsewhere."""
+    A, P = system(40)
+    one, other = sides(2, 40)
+    asked = []
+
+    def operator(V):
+        asked.append(len(V))
+        return V @ A
+
+    found = block_conjugate_gradients(operator, torch.stack([one, other, one, one - other]), P, 1e-10, 500, shift=SHIFT)
+    assert found.status is Status.CONVERGED
+    assert set(asked[:-1]) == {2}
+    assert asked[-1] == 4  # the true residuals
+
+
 def test_nothing_is_asked_for_zeros():
     P = torch.ones(5, dtype=torch.float64)
 
@@ -140,3 +156,15 @@ def test_breakdown_is_said(spoiled, status):
     found = block_conjugate_gradients(lambda V: V @ A, sides(3, 20), P, 1e-8, 100)
     assert found.status is status
     assert not all(r <= 1e-8 for r in found.residuals)
+
+
+def test_an_operator_that_rounding_makes_indefinite_is_gone_on_with_while_that_helps_and_said():
+    """Half of the space is null, and the shift below float32's rounding of the rest."""
+    generator = torch.Generator().manual_seed(0)
+    V = torch.linalg.qr(torch.randn(200, 200, generator=generator, dtype=torch.float64))[0]
+    values = torch.cat([torch.logspace(3, -3, 100), torch.zeros(100)]).double()
+    A = (V * values @ V.T).float()
+    P = torch.ones(200, dtype=torch.float64)
+    found = block_conjugate_gradients(lambda v: (v.float() @ A).double(), sides(64, 200), P, 1e-6, 500, shift=1e-6)
+    assert found.status is Status.CURVATURE_BREAKDOWN
+    assert found.iterations < 100

@@ -34,8 +34,8 @@ from krepes.solver.system import System, linearise
 from krepes.work import Work
 from krepes.workers import current
 
-SOLVE_NUMBERS = 2**23  # of the right-hand sides that are solved together; each solve holds four such vectors
-LOOSE = 20  # times the step's tolerance: a solve that ends above it is warned of
+SOLVE_NUMBERS = 2**22  # of the right-hand sides that are solved together; a solve holds about ten such blocks
+TOLERATED = 20  # times the step's tolerance: below it the scores' error is that of their views (docs/method.md)
 ITERATIONS = 10  # times the step's: the gradient of a target is rougher than that of the loss
 DRAWS = 8  # of views that a training sample is weighed with
 DRAW_APART = 10_007  # between the seeds of two draws: the explained samples' own views take those next to the fit's
@@ -124,10 +124,11 @@ def solved(fit: Fit, stream: Stream, place: Place, gradients: Tensor, note: Note
         problem = moment_problem(settings.objective, fit.moments)(B)
     generator = torch.Generator().manual_seed(settings.seed)
     system = linearise(problem, B, fit.nystrom.eigenvalues, place.ridge, generator, newton.curvature_samples)
+    gradients = current().same(gradients)  # workers multiply the same vectors, however each rounds
     found = adjoint(system, place.absolute(system.mean), gradients, newton.tol, ITERATIONS * newton.max_iter)
     fitted = "" if place.fidelity is None else f"; f gives {place.fidelity:.0%} of the outputs' variance"
     note(f"{len(gradients)} queries, residual at most {max(found.residuals):.1e}{fitted}")
-    warn_unconverged(found, place.outcome, LOOSE * newton.tol)
+    warn_unconverged(found, place.outcome, TOLERATED * newton.tol)
     return [(first, problem)], found.s
 
 
@@ -216,10 +217,12 @@ class Adjoint:
     Attributes:
         s: (Q, r, h), float64.
         residuals: true relative residuals (Q,).
+        broken: how solves ended that met no positive curvature, or what is not finite.
     """
 
     s: Tensor
     residuals: list[float]
+    broken: tuple[Status, ...] = ()
 
 
 def warn_unconverged(solved: "Adjoint", outcome: Outcome | None, limit: float) -> None:
@@ -232,8 +235,10 @@ def warn_unconverged(solved: "Adjoint", outcome: Outcome | None, limit: float) -
     if bad:
         warn(
             f"{len(bad)} of {len(solved.residuals)} adjoint solves did not converge (residual up to {max(bad):.1e}): "
-            "the attributions are as far off. Raise Newton(max_iter=…) or the damping."
+            "the attributions are as far off. Raise Newton(max_iter=…) or the damping, or use dtype=torch.float64."
         )
+    elif solved.broken:  # residuals of an operator that rounding has made indefinite say nothing of the solution
+        warn(f"{solved.broken[0].value} Attributions may be far off: raise the damping, or use dtype=torch.float64.")
     if outcome is not None and outcome.status is not Status.CONVERGED and not outcome.residual <= limit:
         warn(
             f"the step itself did not converge (residual {outcome.residual:.1e}), and attributions follow a converged "
@@ -252,14 +257,13 @@ def adjoint(system: System, damping: float, gradients: Tensor, tol: float, max_i
     preconditioner = 1 / (system.diagonal + damping)
     parts = [
         block_conjugate_gradients(system.curvature, system.S * part, preconditioner, tol, max_iter, shift=damping)
-        for part in gradients.split(together(gradients[0].numel()))
+        for part in gradients.split(max(1, SOLVE_NUMBERS // gradients[0].numel()))
     ]
-    return Adjoint(torch.cat([system.S * part.x for part in parts]), [r for part in parts for r in part.residuals])
-
-
-def together(numbers: int) -> int:
-    """How many queries' solutions of so many numbers are sought in one Krylov space."""
-    return max(1, SOLVE_NUMBERS // numbers)
+    return Adjoint(
+        torch.cat([system.S * part.x for part in parts]),
+        [r for part in parts for r in part.residuals],
+        tuple(p.status for p in parts if p.status in (Status.CURVATURE_BREAKDOWN, Status.NON_FINITE)),
+    )
 
 
 class MomentSensitivity:

@@ -6,7 +6,6 @@ A product of (a, b) and (b, c) counts 2abc operations; elementwise work is not c
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from krepes.audit.attribution import together
 from krepes.data.stream import VIEW_BLOCK, shards
 from krepes.landmarks.samplers import BLOCK as PROPOSALS
 from krepes.pipeline import PILOT, pool_size
@@ -242,11 +241,9 @@ def attribution(sizes: Sizes, looked: int, draws: int, queries: int, invariance:
 def adjoint(sizes: Sizes, queries: int) -> Stage:
     """The solve for all queries, whose products are made together, with as many as the step may take.
 
-    It may take ten times as many; of an audit's queries together it takes fewer (benchmarks/cost.py). Beside each
-    product a block of q vectors is made orthogonal and conjugate: six products of (rank · h, q) by (q, q).
+    It may take ten times as many; of an audit's queries together it took fewer (docs/scale.md).
     """
-    product, numbers = curvature_product(sizes, queries), sizes.m * sizes.h
-    blocked = {"double": 12.0 * numbers * queries * min(queries, together(numbers))}
-    counts = added(product.counts, blocked, times=sizes.iterations)
+    product = curvature_product(sizes, queries)
+    counts = added(product.counts, times=sizes.iterations)
     exchanged, sums = sizes.iterations * product.exchanged, sizes.iterations * product.sums
     return Stage("adjoint", counts, product.parts, exchanged, sums)

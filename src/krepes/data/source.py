@@ -51,7 +51,7 @@ class ArraySource:
         array: a tensor or numeric array (n, ...).
         ids: one id per sample; default "0" … "n − 1".
         metadata: a table of n rows, shown with the samples, never seen by the encoder. An index that holds the given
-            ids says which row is whose.
+            ids, as text, says which row is whose.
         show_label: leave columns in the metadata that hold classes by their names, such as `label`; else they are left
             out with a warning.
 

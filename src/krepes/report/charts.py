@@ -9,7 +9,7 @@ from markupsafe import Markup
 from krepes.audit.findings import Findings
 from krepes.report import figures
 from krepes.report.content import Page, guarded
-from krepes.solver.newton import GAIN_RATIO
+from krepes.solver.newton import GAIN_RATIO, LARGEST_GAIN_RATIO
 from krepes.stored import StoredRun
 
 DOTS = 5000  # samples up to which each is a dot of the map
@@ -58,8 +58,12 @@ def charts(run: StoredRun, found: Findings, landmarks: pd.DataFrame | None) -> l
         return figures.convergence(outcome["history"], tolerance) if outcome.get("history") else None
 
     def damping() -> str | None:
-        tried = [(t["damping"], t["gain_ratio"]) for t in outcome.get("trials") or ()]
-        return figures.damping_path([d for d, _ in tried], [g for _, g in tried], GAIN_RATIO) if tried else None
+        tried = outcome.get("trials") or ()
+        if not tried:
+            return None
+        damping, gain, held = ([t[k] for t in tried] for k in ("damping", "gain_ratio", "accepted"))
+        limits = (GAIN_RATIO, LARGEST_GAIN_RATIO)
+        return figures.damping_path(damping, gain, held, outcome["relative_damping"], limits)
 
     def path() -> str | None:
         return None if found.path is None else figures.entropy_path(found.path, outcome.get("relative_damping"))
@@ -68,7 +72,7 @@ def charts(run: StoredRun, found: Findings, landmarks: pd.DataFrame | None) -> l
         "Spectrum of the landmark kernel": spectrum,
         "Coverage: what the strongest landmarks carry": coverage,
         "Spectral entropy of the coefficients over λ": path,
-        "Gain ratio of the λ that were tried": damping,
+        "Gain ratio of the λ that were tried; dotted: the one taken": damping,
         "Residual of the linear solve": convergence,
     }
     made = {caption: guarded(run, "charts", make) for caption, make in drawn.items()}

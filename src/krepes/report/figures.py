@@ -211,15 +211,27 @@ def convergence(history: list[float], tolerance: float) -> str:
     return draw("convergence", "Convergence of the linear solve", paint)
 
 
-def damping_path(damping: list[float], gain: list[float], threshold: float) -> str:
-    """Gain ratio of the damping values that were tried."""
+def damping_path(
+    damping: list[float], gain: list[float], held: list[bool], chosen: float, limits: tuple[float, float]
+) -> str:
+    """Gain ratio of the damping values that were tried.
+
+    Args:
+        held: whether each was within the limits that were then asked for.
+        chosen: the damping that was taken.
+        limits: least and largest ratio.
+    """
 
     def paint(ax: Axes) -> None:
-        ax.semilogx(damping, gain, color=ATTRACT, marker="o", markersize=4)
-        ax.axhline(threshold, color=REPEL, linewidth=0.8, linestyle="--")
+        ax.semilogx(damping, gain, color=ATTRACT, linewidth=1)
+        for d, g, inside in zip(damping, gain, held, strict=True):
+            ax.semilogx([d], [g], "o", color=ATTRACT, markerfacecolor=ATTRACT if inside else "white", markersize=4)
+        for limit in limits:
+            ax.axhline(limit, color=REPEL, linewidth=0.8, linestyle="--")
+        ax.axvline(chosen, color=REPEL, linewidth=0.8, linestyle=":")
         ax.set_xlabel("damping λ / mean curvature")
         ax.set_ylabel("gain ratio")
-        ax.set_ylim(max(-1.0, min([*gain, 0.0]) - 0.1), max([*gain, 1.0]) + 0.1)
+        ax.set_ylim(max(-1.0, min([*gain, 0.0]) - 0.1), max([*gain, limits[1]]) + 0.1)
 
     return draw("damping", "Gain ratio over the damping", paint)
 

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+DEPENDENT = (
+    1e-10  # singular value of right-hand sides of length 1, over the largest, below which one follows from others
+)
+
 Operator = Callable[[Tensor], Tensor]
 
 
@@ -168,8 +172,9 @@ def block_conjugate_gradients(
             status = Status.CONVERGED
         elif not math.isfinite(worst):
             status = Status.NON_FINITE
+        ended = status in (Status.CONVERGED, Status.NON_FINITE)
         # as above: a restart that no longer halves the residual has reached what rounding allows
-        if status is not Status.ITERATION_LIMIT or used >= max_iter or worst > 0.5 * previous:
+        if ended or used >= max_iter or worst > 0.5 * previous:
             return BlockSolution((root * x).T.reshape(b.shape), relative.tolist(), status, used)
         change, taken, status = _run_block(product, residual, tol * norms, max_iter - used)
         x, used = x + change, used + taken
@@ -181,13 +186,19 @@ def block_conjugate_gradients(
 def _run_block(product: Operator, residual: Tensor, targets: Tensor, max_iter: int) -> tuple[Tensor, int, Status]:
     """One run of the recurrence: what it adds to the solution (n, Q), the products that it took, how it ended."""
     x = torch.zeros_like(residual)
-    Q, C = torch.linalg.qr(residual)  # the residual is Q C throughout
+    scale = residual.norm(dim=0).clamp_min(torch.finfo(residual.dtype).tiny)
+    U, sizes, V = torch.linalg.svd(residual / scale, full_matrices=False)
+    # what right-hand sides share is solved once: directions of rounding alone would differ between workers
+    kept = sizes > DEPENDENT * sizes[0]
+    Q, C = U[:, kept], sizes[kept, None] * V[kept] * scale  # the residual is Q C throughout
     S = Q
     for taken in range(1, max_iter + 1):
         AS = product(S)
+        if not torch.isfinite(AS).all():
+            return x, taken, Status.NON_FINITE
         factor, broken = torch.linalg.cholesky_ex(S.T @ AS)
         if broken:
-            return x, taken, Status.CURVATURE_BREAKDOWN if torch.isfinite(AS).all() else Status.NON_FINITE
+            return x, taken, Status.CURVATURE_BREAKDOWN
         x += S @ torch.cholesky_solve(C, factor)
         Q, change = torch.linalg.qr(Q - AS @ torch.cholesky_inverse(factor))
         S, C = Q + S @ change.T, change @ C

@@ -29,8 +29,8 @@ class Newton:
         ridge: "coefficients" (λ‖Ã‖²_F, the paper's) or "rkhs" (λ‖f‖²_H).
         damping: λ, or "auto": the grid from 10⁴ to 10⁻⁴ times the mean curvature is descended while the gain ratio
             (actual / predicted decrease) is at least 0.25; of its λ the last is taken whose ratio is at most 1.75, too
-            (once above it, at most 1.25), within which the quadratic model describes the objective; with backtracking
-            if there is none. The default (docs/defaults.md).
+            (once above it, at most 1.25), within which the quadratic model describes the objective; if there is none,
+            the λ whose ratio is nearest to 1, with backtracking. The default (docs/defaults.md).
         relative: λ in units of the mean diagonal of the curvature in the ridge's coordinates.
         steps: Newton steps, each linearised anew.
         line_search: backtrack along the step until the loss falls (Armijo). A numeric damping without it takes the
@@ -223,14 +223,14 @@ def _refused(system: System, status: Status) -> Outcome:
 
 
 def _descend(settings: Newton, system: System, trials: list[DampingTrial], progress):
-    """The last λ of the descending grid whose gain ratio holds; the largest when none does.
+    """The last λ of the descending grid whose gain ratio holds; when none does, the one whose ratio is nearest to 1.
 
     The descent stops at the first λ whose loss falls by too little: a smaller one would owe its ratio to luck. One
     whose loss falls by too much is passed over, since the ratio may come back to 1, as Barlow Twins' does, or stay
     above, as VICReg's; after it, ratios count again once they are back near 1. The solves come lazily: what lies below
     the stop costs nothing.
     """
-    best, largest = None, LARGEST_GAIN_RATIO
+    taken, nearest, largest = None, None, LARGEST_GAIN_RATIO
     dampings = [relative * system.mean for relative in GRID]
     solutions = system.solves(dampings, settings.tol, settings.max_iter)
     for relative, damping, solution in zip(GRID, dampings, solutions, strict=False):
@@ -238,13 +238,15 @@ def _descend(settings: Newton, system: System, trials: list[DampingTrial], progr
         accepted = GAIN_RATIO <= ratio <= largest
         trials.append(DampingTrial(relative, ratio, after, accepted))
         progress(f"λ = {relative:g} × mean curvature: gain ratio {ratio:.2f}")
-        if accepted or best is None:
-            best = (damping, solution, ratio, after)
+        tried = (damping, solution, ratio, after)
+        taken = tried if accepted else taken
+        if nearest is None or (ratio >= GAIN_RATIO and abs(ratio - 1) < abs(nearest[2] - 1)):
+            nearest = tried
         if not ratio >= GAIN_RATIO:
             break
         largest = LARGEST_GAIN_RATIO if accepted else RETURNED_GAIN_RATIO
-    assert best is not None
-    return best
+    assert nearest is not None
+    return taken or nearest
 
 
 def _backtrack(problem: Problem, B: Tensor, dB: Tensor, slope: float, loss: float, after: float):
@@ -274,9 +276,10 @@ def _message(outcome: Outcome, size: int) -> str:
             "badly."
         )
     if outcome.lowered and outcome.gain_ratio > LARGEST_GAIN_RATIO:
+        way = "No λ that was tried is described better." if outcome.trials else "Use damping='auto' or a larger one."
         parts.append(
             f"The gain ratio {outcome.gain_ratio:.2f} is above {LARGEST_GAIN_RATIO}: the loss fell by more than the "
-            "quadratic model says, which does not describe a step of this length. Use damping='auto' or a larger one."
+            f"quadratic model says, which does not describe a step of this length. {way}"
         )
     if outcome.full_residual is not None and not outcome.full_residual <= FULL_RESIDUAL:
         parts.append(
