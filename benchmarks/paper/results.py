@@ -11,7 +11,6 @@ from typing import Any
 import measure
 import numpy as np
 
-from krepes.solver.newton import LARGEST_GAIN_RATIO
 from paper.cases import CASES
 from paper.factorial import ALONE, CROSSED, DEFAULT, FIGURES
 
@@ -107,10 +106,6 @@ def section(name: str, found: dict[str, Any]) -> str:
         table(("objective", "P@1 influence", "contribution", "cosine", "gradient cosine", "SimplEx", "DkNN", "TRAK",
                "random", "κ", "paper"), [precise(name, o, r) for o, r in runs.items()]),
     ]  # fmt: skip
-    former = sorted({r["objective"] for r in found["runs"].values() if r["gain ratio"] > LARGEST_GAIN_RATIO})
-    if former:
-        lines.append(f"{', '.join(former)}: λ \"auto\" by the rule before, a gain ratio of at least .25 alone "
-                     "([defaults.md](defaults.md)).\n")  # fmt: skip
     if name in PRECISION:
         own, cosine = PRECISION[name]
         lines.append(f"The paper's precision@1 here: {own:.3f}, and {cosine:.3f} for cosine.\n")
@@ -243,8 +238,7 @@ def factorial(found: dict[str, Any]) -> str:
         ["## Settings crossed", "",
          "`make paper-factorial`; 8,000 training samples; Adult and CoverType with Barlow Twins, VICReg and "
          "spectral contrastive, one encoder each: means over these six, the best of each figure in bold. Differences "
-         "of .02 are noise. VICReg's λ \"auto\" is of the rule before, a gain ratio of at least .25 alone. What was "
-         "chosen, and why: [defaults.md](defaults.md).", "",
+         "of .02 are noise. What was chosen, and why: [defaults.md](defaults.md).", "",
          table(("setting that differs", "audits", *names), rows)]
     )  # fmt: skip
 
