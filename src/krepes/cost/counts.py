@@ -241,7 +241,7 @@ def attribution(sizes: Sizes, looked: int, draws: int, queries: int, invariance:
 def adjoint(sizes: Sizes, queries: int) -> Stage:
     """The solve for all queries, whose products are made together, with as many as the step may take.
 
-    It may take ten times as many; of an audit's queries together it took fewer (docs/scale.md).
+    It may take ten times as many; with SimCLR it took 1.4 times as many (docs/scale.md).
     """
     product = curvature_product(sizes, queries)
     counts = added(product.counts, times=sizes.iterations)
