@@ -147,8 +147,8 @@ def test_a_run_that_made_nothing_binds_no_other(tmp_path):
     ],
 )
 def test_what_may_be_somebodys_binds(manifest, files, tmp_path):
-    ours = {"format": 1, "status": "failed", "config": {"m": 1}, "fingerprints": {}, "versions": {}, "behaviour": {}}
-    ours["versions"] = {"krepes": krepes.__version__}
+    versions = {"krepes": krepes.__version__}
+    ours = {"status": "failed", "config": {"m": 1}, "fingerprints": {}, "versions": versions, "behaviour": {}}
     written = manifest if "entries" in manifest else ours | manifest
     (tmp_path / "manifest.json").write_text(json.dumps(written))
     for name in files:

@@ -65,10 +65,10 @@ class RunFolder:
                 that run made nothing; or it holds files of another origin.
         """
         run = cls(path, identity, begun=inode(path), bucket=bucket)
-        visible = [p for p in path.iterdir() if not p.name.startswith(".")] if path.exists() else []
+        visible = _visible(path) if path.exists() else set()
         if visible and not (path / MANIFEST).exists():
             raise RunFolderError(
-                f"{path} holds {visible[0].name} and no {MANIFEST}: it is not a krepes run folder. Choose another one."
+                f"{path} holds {min(visible)} and no {MANIFEST}: it is not a krepes run folder. Choose another one."
             )
         if visible:
             manifest = read_manifest(path)
@@ -153,6 +153,7 @@ def _nothing_made(folder: Path, manifest: dict[str, Any]) -> bool:
 
 
 def _visible(folder: Path) -> set[str]:
+    """Names in a folder, without hidden ones."""
     return {p.name for p in folder.iterdir() if not p.name.startswith(".")}
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DEPENDENT = (
-    1e-10  # singular value of right-hand sides of length 1, over the largest, below which one follows from others
-)
+DEPENDENT = 1e-10  # share of the largest singular value below which a right-hand side follows from others
 
 Operator = Callable[[Tensor], Tensor]
 
