@@ -8,7 +8,7 @@ import torch
 
 from krepes import NTK, Auditor, BarlowTwins, Newton, SimCLR, Trust, VICReg
 from krepes.audit import stability
-from krepes.audit.trust import TrustFigure, beyond_random, fidelity, judged
+from krepes.audit.trust import TrustFigure, beyond_random, effective_dimensions, fidelity, judged
 from krepes.data import ArraySource
 from krepes.encoders import MLP
 from krepes.errors import ConfigError, NonFiniteError
@@ -41,7 +41,7 @@ def test_every_figure_is_there_with_its_threshold():
     found = figures(fitted())
     assert list(found) == [
         "loss decrease", "gain ratio", "linear solve", "fidelity R²", "Nyström error", "rank", "step size",
-        "views recognised", "seed stability", "random landmarks", "randomised weights",
+        "output dimensions", "views recognised", "seed stability", "random landmarks", "randomised weights",
     ]  # fmt: skip
     assert all(f.threshold and f.meaning for f in found.values())
     assert found["randomised weights"].threshold == "≤ 0.6"
@@ -64,6 +64,43 @@ def test_thresholds_are_the_users():
 def test_wrong_thresholds_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Trust(**wrong)
+
+
+def test_outputs_on_a_line_are_amber():
+    torch.manual_seed(0)
+    network = MLP(D, (24,), 4).eval()
+    with torch.no_grad():  # the last layer has rank 1, and what is left of others
+        last = network.layers[-1]
+        last.weight.copy_(last.weight[:1] * torch.tensor([[1.0], [2.0], [-1.0], [0.5]]) + 0.02 * last.weight)
+    auditor = Auditor(network, BarlowTwins(0.05), "trace", 40, Newton(damping=0.1), trust=Trust(refits=False))
+    auditor.fit(samples(), noisy)
+    found = figures(auditor)["output dimensions"]
+    assert found.verdict == "amber"
+    assert found.display.endswith(" of 4")
+    assert "output dimensions" in auditor.trust_.sentence
+    assert figures(fitted())["output dimensions"].verdict == "green"
+
+
+def test_one_output_has_no_dimensions_to_lose():
+    torch.manual_seed(0)
+    network = MLP(D, (24,), 1).eval()
+    auditor = Auditor(network, VICReg(), "trace", 40, Newton(damping=0.1), trust=Trust(refits=False))
+    assert "output dimensions" not in figures(auditor.fit(samples(), noisy))
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_effective_dimensions_count_equal_variances(scale):
+    generator = torch.Generator().manual_seed(0)
+    basis, _ = torch.linalg.qr(torch.randn(50, 7, generator=generator, dtype=torch.float64))
+    basis, _ = torch.linalg.qr(basis - basis.mean(0))
+    turn, _ = torch.linalg.qr(torch.randn(7, 7, generator=generator, dtype=torch.float64))
+    for k in range(1, 8):
+        z = scale * (3 + basis[:, :k] @ turn[:k])
+        assert effective_dimensions(z) == pytest.approx(k, rel=1e-9)
+    shares = torch.tensor([0.9, 0.1], dtype=torch.float64)
+    z = scale * basis[:, :2] * shares.sqrt()
+    assert effective_dimensions(z) == pytest.approx(math.exp(-0.9 * math.log(0.9) - 0.1 * math.log(0.1)))
+    assert effective_dimensions(torch.full((9, 3), scale, dtype=torch.float64)) == 1
 
 
 def test_views_without_randomness_make_the_same_ranking():

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from krepes.audit.recognition import SAME, recognised
+from krepes.audit.spectrum import spectral_entropy
 from krepes.audit.stability import Stability, stability
 from krepes.data.source import Source
 from krepes.data.stream import Views, names
@@ -29,8 +30,8 @@ class Trust:
     The defaults are conventions (docs/method.md). Figures marked ↓ are good when small.
 
     Args:
-        gain_ratio, fidelity, step_size, rank, views, seed_stability, random_landmarks: at least; a gain ratio is amber
-            as far above 1 as green allows below, too.
+        gain_ratio, fidelity, step_size, output_dimensions, rank, views, seed_stability, random_landmarks: at least; a
+            gain ratio is amber as far above 1 as green allows below, too.
         nystrom_error, kernel_error, curvature_subset, randomised_weights: ↓ at most.
         refits: whether the audit is refitted for the last three: with another seed, with random landmarks and with
             shuffled weights, each on at most 4,096 samples.
@@ -41,6 +42,7 @@ class Trust:
     nystrom_error: tuple[float, float] = (0.3, 0.6)
     rank: tuple[float, float] = (2.0, 1.2)
     step_size: tuple[float, float] = (1e-3, 1e-6)
+    output_dimensions: tuple[float, float] = (1.5, 1.0)  # 1 is the least there is
     views: tuple[float, float] = (0.02, 0.01)  # of 256 samples, noise alone has 0 ± 0.004
     kernel_error: tuple[float, float] = (0.1, 0.3)
     curvature_subset: tuple[float, float] = (0.1, 0.3)
@@ -150,6 +152,8 @@ def assess(
              "Size of the objective's step in representation space relative to its start; near 0 there is nothing to "
              "explain."),
     ]  # fmt: skip
+    if embedded.shape[1] > 1:
+        figures.append(_dimensions_figure(make, embedded))
     figures.append(_views_figure(make, *recognised(encoder, training, views, settings.seed)))
     if fit.kernel_error is not None:
         figures.append(make(
@@ -191,6 +195,16 @@ def _gain_figure(make: "_Figures", ratio: float) -> TrustFigure:
     )
 
 
+def _dimensions_figure(make: "_Figures", z: torch.Tensor) -> TrustFigure:
+    """Whether the outputs (t, d) collapsed onto a line."""
+    dimensions = effective_dimensions(z)
+    return make(
+        "output dimensions", dimensions, f"{dimensions:.3g} of {z.shape[1]}",
+        "Effective number of dimensions in which the network's outputs vary: near 1 they lie on a line, and all "
+        "similarity is one number's.",
+    )  # fmt: skip
+
+
 def _views_figure(make: "_Figures", beyond: float, found: str) -> TrustFigure:
     """Whether the views are of their samples; two that are the same are, and yet there is nothing to learn of them."""
     meaning = (
@@ -229,6 +243,15 @@ def beyond_random(f: torch.Tensor | str, found: float | str, z: np.ndarray) -> t
     if isinstance(by_random, str):
         return f"random landmarks have no fidelity: {by_random}", None
     return found - by_random, f"fidelity {found:.3g} against {by_random:.3g}"
+
+
+def effective_dimensions(z: torch.Tensor) -> float:
+    """The exponential of the entropy of the covariance's normalised spectrum, of outputs z (t, d), 1 … d.
+
+    Source: Roy and Vetterli, "The effective rank", 2007, with variances in place of singular values.
+    """
+    centred = z - z.mean(0)
+    return z.shape[1] ** spectral_entropy(centred / centred.abs().max().clamp_min(1e-300))
 
 
 def fidelity(f: torch.Tensor, z: np.ndarray) -> float | str:

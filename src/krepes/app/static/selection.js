@@ -92,7 +92,7 @@ export class SelectionPanel {
           c.summary.map((r) => [r.figure, number(r.estimate) + (r.low === null ? "" : ` [${number(r.low)}, ${number(r.high)}]`), number(r.random)])),
         c.samples.length ? table(["Sample", "Shift", "Cosine", "Neighbours that stay"],
           c.samples.map((s) => [s.id + (s.removed ? " (removed)" : ""), number(s.shift), number(s.cosine), percent(s.neighbours)])) : null,
-        el("p", { class: "muted" }, "Shift is ‖f′ − f‖/‖f‖; the last column is one random draw of as many samples."));
+        el("p", { class: "muted" }, "Shift is ‖f′ − f‖/‖f‖; the last column is one random draw of as many samples. It is the audit that was solved again, not the network trained again."));
     } catch (error) {
       failed(place, error);
     }
