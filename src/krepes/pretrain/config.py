@@ -11,6 +11,7 @@ from torch import nn
 
 from krepes import objectives
 from krepes.config.data import DataConfig
+from krepes.config.method import ObjectiveSettings
 from krepes.config.reading import Section, read_settings
 from krepes.config.views import ViewsConfig
 from krepes.data import Source
@@ -56,7 +57,7 @@ class PretrainConfig(Section):
     encoder: NetworkConfig | None = None
     data: DataConfig
     views: ViewsConfig
-    objective: dict[str, Any]
+    objective: ObjectiveSettings
     train: TrainConfig = TrainConfig()
     seed: int = Field(default=0, ge=0)
     device: str = "cpu"
@@ -80,7 +81,7 @@ def build_objective(config: PretrainConfig) -> Objective:
     """The objective; SimCLR's batches are those of the training, since its loss depends on them.
 
     Raises:
-        ConfigError: an unknown name or constant, or SimCLR with two sizes of batches.
+        ConfigError: an unknown name, or SimCLR with two sizes of batches.
     """
     constants = dict(config.objective)
     name = str(constants.pop("name", None))
@@ -90,10 +91,7 @@ def build_objective(config: PretrainConfig) -> Objective:
             f"objective.batch_size={constants['batch_size']} and train.batch_size={size}: SimCLR's loss depends on the "
             "batches, and the audit uses the objective's. Leave one of them out."
         )
-    try:
-        return objectives.by_name(name, **constants)
-    except TypeError as error:
-        raise ConfigError(f"objective: {error}") from error
+    return objectives.by_name(name, **constants)
 
 
 def build_network(config: NetworkConfig | None, source: Source, seed: int) -> tuple[nn.Module, NetworkConfig]:
