@@ -108,7 +108,8 @@ def networks(seeds: list[int], settings: TrainConfig) -> dict[str, Any]:
         found[name] = [one_network(make, objective, share, seed, settings) for seed in seeds]
         rows.append([name, *summary(found[name])])
         print(*rows[-1], sep=" | ", flush=True)
-    columns = ("network", "fidelity R²", "τ", "gain ratio", "Nyström error", "seed stability", "verdicts", "because of")
+    columns = ("network", "fidelity R²", "τ", "gain ratio", "Nyström error", "output dimensions", "seed stability",
+               "verdicts", "because of")  # fmt: skip
     note = f"{len(seeds)} seeds; τ of probes on half of the test samples, which see the labels; the rest sees none."
     return {"runs": found, "table": measure.table("Networks", columns, rows, note)}
 
@@ -162,8 +163,8 @@ def summary(runs: list[dict[str, Any]]) -> list[str]:
     """Cells of a row: means, verdicts, and what they rest on."""
     done = [r for r in runs if "refused" not in r]
     if not done:
-        return [*["–"] * 5, "refused", runs[0]["refused"].split(":")[0]]
-    names = ("fidelity R²", "gain ratio", "Nyström error", "seed stability")
+        return [*["–"] * 6, "refused", runs[0]["refused"].split(":")[0]]
+    names = ("fidelity R²", "gain ratio", "Nyström error", "output dimensions", "seed stability")
     means = [mean([r["figures"].get(k) for r in done]) for k in names]
     means.insert(1, mean([r["τ"] for r in done]))
     verdicts = ["refused" if "refused" in r else r["verdict"] for r in runs]
