@@ -228,7 +228,8 @@ def interventions(found: dict[str, Any]) -> str:
 def factorial(found: dict[str, Any]) -> str:
     """Every setting's figures, means over the audits of a group of data sets, and which is best."""
     parts = ["## Settings crossed", "",
-             "`make paper-factorial`; one encoder per data set and objective; the best of each figure in bold. "
+             "`make paper-factorial` (Barlow Twins, VICReg, spectral contrastive), MNIST with `python -m paper.factorial "
+             "--cases mnist --objectives barlow_twins,vicreg`; one encoder per data set and objective; the best of each figure in bold. "
              "Differences of .02 in means over six audits are noise, of .05 in means over two. What was chosen, and "
              "why: [defaults.md](defaults.md).", ""]  # fmt: skip
     for title, cases in CROSSED_ON.items():
