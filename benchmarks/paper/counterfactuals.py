@@ -10,7 +10,9 @@ the half's attributions says. Figures go to results/paper-counterfactuals.json.
 import argparse
 import tempfile
 import warnings
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import measure
 import retraining
@@ -22,7 +24,7 @@ from torch import Tensor
 from krepes import NTK, Auditor, Newton
 from paper.kernel_retraining import real
 
-DAMPINGS = ("auto", 0.01)
+DAMPINGS = ("auto", 100.0, 0.01)
 
 
 def main() -> None:
@@ -40,19 +42,21 @@ def main() -> None:
         for objective in args.objectives.split(","):
             key = f"{name}, {objective}"
             truth = real(case, objective, args.work, halves)
-            found[key] = {str(d): lds_of(case, objective, args.work, truth, d) for d in DAMPINGS}
-            summed = known["results"][key]["scores"][ATTRIBUTION][TARGETS[1]] if known else None
-            rows.append([key, *map(cell, found[key].values()), cell(summed) if summed else "–"])
+            found[key] = {str(d): solved_again(case, objective, args.work, truth, d) for d in DAMPINGS}
+            summed = known["results"].get(key) if known and not args.quick else None
+            last = cell(summed["scores"][ATTRIBUTION][TARGETS[1]]) if summed else "–"
+            found_damping = f"{found[key]['auto']['relative damping']:g}"
+            rows.append([key, found_damping, *(cell(v["lds"]) for v in found[key].values()), last])
             print(*rows[-1], flush=True)
             note = f"{halves} halves, {TEST} test samples, centred embedding; intervals as in the LDS tables."
-            columns = ("", *(f"counterfactual, λ = {d}" for d in DAMPINGS), "sum of attributions")
+            columns = ("", "λ of auto", *(f"counterfactual, λ = {d}" for d in DAMPINGS), "sum of attributions")
             tables = [measure.table("LDS of counterfactual over random halves", columns, rows, note)]
             content = {"code": measure.code_fingerprint(), "results": found, "checks": [], "tables": tables}
             measure.write_result("paper-counterfactuals", args.quick, content, facts)
 
 
-def lds_of(case: Case, objective: str, work: Path, truth: Truth, damping: float | str) -> dict:
-    """LDS of the audit solved again on every half."""
+def solved_again(case: Case, objective: str, work: Path, truth: Truth, damping: float | str) -> dict[str, Any]:
+    """LDS of the audit solved again on every half, and how the steps ended."""
     network = audited(case, objective, retraining.folder(work, case, objective))
     auditor = Auditor(network, OBJECTIVES[objective], NTK(), LANDMARKS, Newton(damping=damping), seed=0)
     with warnings.catch_warnings():
@@ -61,7 +65,13 @@ def lds_of(case: Case, objective: str, work: Path, truth: Truth, damping: float 
         again = [auditor.counterfactual(members == 0, keep_landmarks=True) for members in truth.members]
     phi = [features(auditor, x) for x in (case.test[:TEST], case.augmented[:TEST].flatten(0, 1), case.training)]
     predicted = torch.stack([invariance_of(one, *phi) for one in again])
-    return figures(truth.correlations(predicted.double().numpy(), truth.targets.mean(1)))
+    ratios = [one.outcome_.gain_ratio for one in again]
+    return {
+        "lds": figures(truth.correlations(predicted.double().numpy(), truth.targets.mean(1))),
+        "relative damping": auditor.outcome_.relative_damping, "gain ratios": [min(ratios), max(ratios)],
+        "statuses": dict(Counter(one.outcome_.status.name for one in again)),
+        "shortened": sum(one.outcome_.step_length < 1 for one in again),
+    }  # fmt: skip
 
 
 def features(auditor: Auditor, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import itertools
 import tempfile
 import time
 import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,10 @@ def main() -> None:
                     continue
                 started = time.perf_counter()
                 figures = audited(case, objective, network, setting)
-                rows[key] = {"case": name, "objective": objective, **setting, **figures}
+                stamp = {"code": measure.code_fingerprint(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+                rows[key] = {"case": name, "objective": objective, **setting, **figures, **stamp}
                 print(f"{key}: {time.perf_counter() - started:.0f} s", flush=True)
-                content = {"code": measure.code_fingerprint(), "samples": SAMPLES, "tests": TESTS, "rows": rows,
-                           "tables": [], "checks": []}  # fmt: skip
+                content = {"samples": SAMPLES, "tests": TESTS, "rows": rows, "tables": [], "checks": []}
                 measure.write_result("paper-factorial", args.quick, content, facts)
 
 

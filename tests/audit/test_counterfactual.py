@@ -30,17 +30,17 @@ def data(dtype=torch.float64) -> tuple[ArraySource, tuple[torch.Tensor, torch.Te
     return ArraySource(x, [f"s{i}" for i in range(N)], table), (views[0], views[1])
 
 
-def auditor(objective, landmarks, dtype=torch.float64) -> Auditor:
+def auditor(objective, landmarks, dtype=torch.float64, damping=0.1, **newton) -> Auditor:
     torch.manual_seed(0)
-    newton = Newton(damping=0.1, tol=1e-11, max_iter=2000)
+    newton = Newton(damping=damping, tol=1e-11, max_iter=2000, **newton)
     return Auditor(MLP(5, (8,), 4).eval(), objective, landmarks=landmarks, n_components=3, newton=newton, dtype=dtype)
 
 
-def fresh(objective, source, views, remaining, landmarks, dtype=torch.float64) -> Auditor:
+def fresh(objective, source, views, remaining, landmarks, dtype=torch.float64, **newton) -> Auditor:
     """A fit that has never seen the removed samples."""
     rest = ArraySource(source.batch(remaining.tolist()), [source.ids[i] for i in remaining])
     places = [int(np.flatnonzero(remaining == i)[0]) for i in landmarks]
-    return auditor(objective, places, dtype).fit(rest, (views[0][remaining], views[1][remaining]))
+    return auditor(objective, places, dtype, **newton).fit(rest, (views[0][remaining], views[1][remaining]))
 
 
 def relative(a, b) -> float:
@@ -68,6 +68,26 @@ def test_equals_a_fresh_fit_without_the_samples(objective, landmarks_go):
     x = source.batch([0, 1, 2])
     scores = [one.attribute(x, direction=[1.0, 0.0, 0.0], draws=1, at="step") for one in (other, again)]
     torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES[:2], ids=lambda o: o.name)
+@pytest.mark.parametrize("landmarks_go", [False, True])
+def test_an_automatic_damping_is_that_of_the_audit(objective, landmarks_go):
+    """The samples that remain would choose another one, and all would move by that."""
+    source, views = data()
+    landmarks, x = list(range(1, 601, 20)), source.batch(range(N))
+    kept = [] if landmarks_go else landmarks
+    removed = [i for i in range(N) if x[i, 0] > 0 and i not in kept]
+    remaining = np.setdiff1d(np.arange(N), removed)
+    left = [i for i in landmarks if i in remaining]
+    full = auditor(objective, landmarks, damping="auto").fit(source, views)
+    other = full.counterfactual([f"s{i}" for i in removed])
+    found = full.outcome_.relative_damping
+    assert other.outcome_.relative_damping == pytest.approx(found)
+    chosen = fresh(objective, source, views, remaining, left, damping="auto")
+    assert chosen.outcome_.relative_damping != pytest.approx(found) or landmarks_go
+    again = fresh(objective, source, views, remaining, left, damping=found, line_search=True)
+    assert relative(other.dA_, again.dA_) < 1e-5
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES[:2], ids=lambda o: o.name)

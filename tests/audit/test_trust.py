@@ -100,7 +100,8 @@ def test_effective_dimensions_count_equal_variances(scale):
     shares = torch.tensor([0.9, 0.1], dtype=torch.float64)
     z = scale * basis[:, :2] * shares.sqrt()
     assert effective_dimensions(z) == pytest.approx(math.exp(-0.9 * math.log(0.9) - 0.1 * math.log(0.1)))
-    assert effective_dimensions(torch.full((9, 3), scale, dtype=torch.float64)) == 1
+    assert effective_dimensions(torch.full((20, 3), scale, dtype=torch.float64)) == 1
+    assert effective_dimensions(z[:15]) == "15 samples; expected at least 16"
 
 
 def test_views_without_randomness_make_the_same_ranking():

@@ -2,7 +2,8 @@
 
 With the landmarks kept, the features φ of all other samples stay what they are: for a moment objective the sums over
 the removed samples are subtracted, and the step is solved again. A landmark that is removed leaves the basis and the
-kernel's centre, which changes every feature: then the rest is streamed again.
+kernel's centre, which changes every feature: then the rest is streamed again. λ of damping="auto" is the one that the
+audit found: what moves then is owed to the samples alone.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from krepes.audit.selection import positions_of
+from krepes.audit.stability import held
 from krepes.data.source import Source, Subset
 from krepes.data.stream import SubsetViews, Views, subset
 from krepes.encoders.frozen import FrozenEncoder
@@ -74,7 +76,7 @@ def without(
     Raises:
         ConfigError: too few samples or landmarks remain.
     """
-    n = len(source)
+    n, settings = len(source), held(fit, settings)
     remaining = np.setdiff1d(np.arange(n), removed, assume_unique=True)
     if len(remaining) < FEWEST:
         raise ConfigError(f"removing {len(removed)} of {n} samples leaves {len(remaining)}; nothing can be refitted")

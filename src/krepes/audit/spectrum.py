@@ -30,12 +30,17 @@ def spectral_entropy(A: Tensor) -> float:
 
     Source: the paper, §3.
     """
+    return entropy_of_variances(A) / math.log(A.shape[1]) if A.shape[1] > 1 else 0.0
+
+
+def entropy_of_variances(A: Tensor) -> float:
+    """Entropy in nats of the normalised spectrum of AᵀA, for A (t, d); 0 where A is."""
     spectrum = torch.linalg.svdvals(A.double()).square()
     total = float(spectrum.sum())
-    if total == 0 or A.shape[1] < 2:
+    if total == 0:
         return 0.0
     p = spectrum / total
-    return float(-(p * p.clamp_min(1e-300).log()).sum() / math.log(A.shape[1]))
+    return float(-(p * p.clamp_min(1e-300).log()).sum())
 
 
 def entropy_path(auditor: "Auditor", dampings: Sequence[float]) -> pd.DataFrame:

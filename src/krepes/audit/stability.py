@@ -5,6 +5,7 @@ with the data; the audit is refitted on that subset, too, where it saw more.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -92,11 +93,11 @@ class Refitter:
 
 
 def held(fit: Fit, settings: Settings) -> Settings:
-    """The settings with λ as it was found."""
-    newton, outcome = settings.newton, fit.step.outcome
-    backtrack = newton.line_search or newton.damping == "auto"
-    newton = replace(newton, damping=outcome.relative_damping, relative=True, line_search=backtrack)
-    return replace(settings, newton=newton)
+    """The settings with the λ that damping="auto" found, if it found one; a λ that was given stays."""
+    newton, found = settings.newton, fit.step.outcome.relative_damping
+    if newton.damping != "auto" or not 0 < found < math.inf:
+        return settings
+    return replace(settings, newton=replace(newton, damping=found, relative=True, line_search=True))
 
 
 def views_of(views: Views, chosen: np.ndarray) -> Views:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from krepes.audit.recognition import SAME, recognised
-from krepes.audit.spectrum import spectral_entropy
+from krepes.audit.spectrum import entropy_of_variances
 from krepes.audit.stability import Stability, stability
 from krepes.data.source import Source
 from krepes.data.stream import Views, names
@@ -21,6 +21,7 @@ from krepes.solver import Status
 SAMPLE = 2048  # samples on which the figures are estimated
 COLOURS = ("green", "amber", "red")
 FEWEST_FITTED = 8  # samples that fidelity's linear map is fitted on, below which there is none
+FEWEST = 2 * FEWEST_FITTED  # samples of a figure over all of them
 
 
 @dataclass(frozen=True)
@@ -196,12 +197,12 @@ def _gain_figure(make: "_Figures", ratio: float) -> TrustFigure:
 
 
 def _dimensions_figure(make: "_Figures", z: torch.Tensor) -> TrustFigure:
-    """Whether the outputs (t, d) collapsed onto a line."""
-    dimensions = effective_dimensions(z)
+    """Whether nearly all variance of the outputs (t, d) lies along one direction."""
+    found = effective_dimensions(z)
     return make(
-        "output dimensions", dimensions, f"{dimensions:.3g} of {z.shape[1]}",
-        "Effective number of dimensions in which the network's outputs vary: near 1 they lie on a line, and all "
-        "similarity is one number's.",
+        "output dimensions", found, None if isinstance(found, str) else f"{found:.3g} of {z.shape[1]}",
+        "Effective number of dimensions in which the network's outputs vary: near 1, one direction holds nearly all of "
+        "their variance.",
     )  # fmt: skip
 
 
@@ -245,13 +246,18 @@ def beyond_random(f: torch.Tensor | str, found: float | str, z: np.ndarray) -> t
     return found - by_random, f"fidelity {found:.3g} against {by_random:.3g}"
 
 
-def effective_dimensions(z: torch.Tensor) -> float:
+def effective_dimensions(z: torch.Tensor) -> float | str:
     """The exponential of the entropy of the covariance's normalised spectrum, of outputs z (t, d), 1 … d.
 
-    Source: Roy and Vetterli, "The effective rank", 2007, with variances in place of singular values.
+    Or why there is none: as many samples as dimensions bound it, too.
+
+    Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007, with variances
+    in place of singular values.
     """
+    if len(z) < FEWEST:
+        return f"{len(z)} samples; expected at least {FEWEST}"
     centred = z - z.mean(0)
-    return z.shape[1] ** spectral_entropy(centred / centred.abs().max().clamp_min(1e-300))
+    return math.exp(entropy_of_variances(centred / centred.abs().max().clamp_min(1e-300)))
 
 
 def fidelity(f: torch.Tensor, z: np.ndarray) -> float | str:
@@ -260,8 +266,8 @@ def fidelity(f: torch.Tensor, z: np.ndarray) -> float | str:
     Variance-weighted over outputs.
     """
     parts = fidelity_parts(f.double().cpu().numpy(), z)
-    if len(f) < 2 * FEWEST_FITTED:
-        return f"{len(f)} samples; expected at least {2 * FEWEST_FITTED}, half of them held out"
+    if len(f) < FEWEST:
+        return f"{len(f)} samples; expected at least {FEWEST}, half of them held out"
     if parts is None:
         return "the kernel representation is not finite"
     if parts[1].sum() <= 0:
