@@ -394,6 +394,27 @@ def test_an_objective_alone_is_its_name(tmp_path):
     assert read_pretrain_config(config_file(tmp_path, objective="vicreg")).objective == {"name": "vicreg"}
 
 
+@pytest.mark.parametrize(
+    ("own", "flag", "read"),
+    [
+        ({"name": "vicreg", "variance": 3.0}, "simclr", {"name": "simclr"}),
+        ({"name": "vicreg", "variance": 3.0}, "vicreg", {"name": "vicreg", "variance": 3.0}),
+        ("vicreg", "byol", {"name": "byol"}),
+        ({"name": "vicregg", "variance": 3.0}, "vicreg", {"name": "vicreg"}),
+        (None, "vicreg", {"name": "vicreg"}),
+    ],
+)
+def test_another_objective_takes_the_place_of_the_files(own, flag, read, tmp_path):
+    assert read_pretrain_config(config_file(tmp_path, objective=own), [], flag).objective == read
+
+
+def test_another_objective_that_there_is_not_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="objective 'vicregg' is unknown"):
+        read_pretrain_config(config_file(tmp_path), [], "vicregg")
+    result = verb(pretrain_verb, config_file(tmp_path), "--objective", "vicregg", "-o", tmp_path / "out")
+    assert (result.exit_code, "'vicregg' is unknown" in result.output) == (1, True)
+
+
 @pytest.mark.parametrize("text", ["- a\n", "a: [\n"])
 def test_a_file_that_is_no_configuration_is_named(text, tmp_path):
     (tmp_path / "c.yaml").write_text(text)

@@ -33,9 +33,7 @@ def pretrain(
         console = terminal(quiet)
         flags = {"train.epochs": epochs, "seed": seed}
         given = [*(set_ or []), *(f"{key}={value}" for key, value in flags.items() if value is not None)]
-        settings = read_pretrain_config(config, given)
-        if objective is not None and objective != settings.objective.get("name"):
-            settings = settings.model_copy(update={"objective": {"name": objective}})
+        settings = read_pretrain_config(config, given, objective)
         target = output or Path(settings.output)
         trained, source, labels = run(
             settings, config.resolve().parent, target, progress(console, quiet), overwrite

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -36,7 +36,13 @@ class Section(BaseModel):
 Settings = TypeVar("Settings", bound=Section)
 
 
-def read_settings(path: Path, model: type[Settings], overrides: Sequence[str], example: str) -> Settings:
+def read_settings(
+    path: Path,
+    model: type[Settings],
+    overrides: Sequence[str],
+    example: str,
+    change: Callable[[dict[str, Any]], None] = lambda content: None,
+) -> Settings:
     """A configuration file with `key.sub=value` overrides.
 
     Args:
@@ -44,6 +50,7 @@ def read_settings(path: Path, model: type[Settings], overrides: Sequence[str], e
         model: what it holds.
         overrides: dotted keys with YAML values.
         example: of an override, for the message about one without a value.
+        change: what else than overrides changes the file's content, before it is checked.
 
     Raises:
         ConfigError: no such file, no YAML, an alias, a key that is given twice, an unknown key or a wrong value; names
@@ -67,6 +74,7 @@ def read_settings(path: Path, model: type[Settings], overrides: Sequence[str], e
             put(content, key.split("."), load_yaml(value))
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
+    change(content)
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,17 +65,25 @@ class PretrainConfig(Section):
     output: str = "runs/pretrain"
 
 
-def read_pretrain_config(path: Path, overrides: list[str] = ()) -> PretrainConfig:  # pyright: ignore[reportArgumentType]
+def read_pretrain_config(path: Path, overrides: Sequence[str] = (), objective: str | None = None) -> PretrainConfig:
     """A configuration file with `key.sub=value` overrides.
 
     Args:
         path: a YAML file; relative paths in it start at its folder.
         overrides: dotted keys with YAML values.
+        objective: the name of another one than the file's, with its default constants.
 
     Raises:
         ConfigError: no such file, no YAML, an unknown, repeated or wrong value; names the key, its line and column.
     """
-    return read_settings(path, PretrainConfig, overrides, "train.epochs=5")
+
+    def change(content: dict[str, Any]) -> None:
+        own = content.get("objective")
+        if objective is not None and objective != (own.get("name") if isinstance(own, dict) else own):
+            objectives.by_name(objective)  # which raises where there is none
+            content["objective"] = {"name": objective}
+
+    return read_settings(path, PretrainConfig, overrides, "train.epochs=5", change)
 
 
 def build_objective(config: PretrainConfig) -> Objective:
