@@ -1,6 +1,6 @@
 """Where the audit stops to describe the encoder, and whether the trust gate says so.
 
-    cd benchmarks && OMP_NUM_THREADS=1 python -m paper.limits [--parts networks,steps,kernels] [--seeds 0,1,2] [--quick]
+    cd benchmarks && OMP_NUM_THREADS=1 python -m paper.limits [--parts networks,steps,…] [--seeds 0,1,2] [--quick]
 
 scikit-learn's digits, 1,000 for training and audit, the others as test samples; 150 landmarks, λ "auto".
 
@@ -8,6 +8,7 @@ networks  MLPs of falling and growing depth, a CNN, a transformer, BatchNorm ear
           plateau, not trained at all, and with objectives that let the representation collapse: fidelity, τ, verdict
 steps     one Newton step against more of them: loss, fidelity, the ranking of landmarks
 kernels   trace against pseudo, sketched and projected, the landmarks held: error, agreement of influences, fidelity
+outputs   in how many dimensions the outputs of the tables' kept encoders vary, over 2,048 training samples
 
 Figures go to results/paper-limits.json; a part writes its own when it ends.
 """
@@ -16,21 +17,25 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import measure
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from scipy.stats import rankdata
 from torch import nn
 
 from krepes import NTK, Auditor, BarlowTwins, Newton, SimCLR, VICReg, demo
-from krepes.audit.trust import fidelity
+from krepes.audit.trust import SAMPLE, effective_dimensions, fidelity
 from krepes.data import ArraySource
 from krepes.encoders import MLP, SmallCNN
 from krepes.encoders.transformers_models import transformer
 from krepes.errors import KrepesError
 from krepes.pretrain import TrainConfig, train
+from paper import cases
+from paper.measured import KEPT
 
 N, LANDMARKS, D, WIDTH, EPOCHS, BATCH = 1000, 150, 16, 128, 60, 250
 WIDE = 1024  # where projecting saves something
@@ -280,7 +285,35 @@ def shared(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean([len(set(i) & set(j)) / TOP for i, j in zip(*tops, strict=True)]))
 
 
-PARTS = {"networks": networks, "steps": steps, "kernels": kernels}
+# Outputs -------------------------------------------------------------------------------------------------
+
+
+def outputs(seeds: list[int], settings: TrainConfig) -> dict[str, Any]:
+    """Effective dimensions of the outputs of every checkpoint that is kept, all of seed 0."""
+    found: dict[str, dict[str, float]] = {}
+    for name in cases.CASES:
+        kept = {o: KEPT / f"{name}-{o}-0.safetensors" for o in cases.OBJECTIVES}
+        case = cases.load(name) if any(path.is_file() for path in kept.values()) else None
+        for objective, path in kept.items():
+            if case is not None and path.is_file():
+                found.setdefault(name, {})[objective] = dimensions_of(case, path)
+    rows = [[name, *(f"{each[o]:.2f}" if o in each else "–" for o in cases.OBJECTIVES)] for name, each in found.items()]
+    note = f"Of 64 on tables, of 32 on MNIST; over {SAMPLE:,} seeded training samples."
+    columns = ("data", *cases.OBJECTIVES)
+    return {"runs": found, "table": measure.table("Output dimensions of the tables' encoders", columns, rows, note)}
+
+
+def dimensions_of(case: cases.Case, path: Path) -> float:
+    """Of one checkpoint."""
+    network = case.network()
+    network.load_state_dict(load_file(path))
+    chosen = np.random.default_rng(cases.SPLIT).permutation(len(case.training))[:SAMPLE].tolist()
+    with torch.no_grad():
+        parts = [network.eval()(case.training.batch(chosen[i : i + BATCH])) for i in range(0, SAMPLE, BATCH)]
+    return float(effective_dimensions(torch.cat(parts).double()))
+
+
+PARTS = {"networks": networks, "steps": steps, "kernels": kernels, "outputs": outputs}
 
 if __name__ == "__main__":
     main()
