@@ -14,10 +14,8 @@ one seed's targets by the other's. Methods were chosen on 64 other digits.
 What is trained and scored is kept in --work: an interrupted run goes on, and another state of krepes scores anew.
 """
 
-import argparse
 import math
 import sys
-import tempfile
 import time
 import warnings
 from dataclasses import dataclass
@@ -48,12 +46,8 @@ OF_VIEWS = f"attribution at the encoder, views of {LANDMARKS} landmarks"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="digits,adult")
-    parser.add_argument("--objectives", default=",".join(OBJECTIVES))
+    parser = retraining.arguments(__doc__, "6 halves, 10 test samples")
     parser.add_argument("--halves", type=int, default=HALVES)
-    parser.add_argument("--quick", action="store_true", help="6 halves, 10 test samples")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "krepes-lds")
     args = parser.parse_args()
     torch.set_num_threads(1)
     facts, code, started = measure.machine_facts(), measure.code_fingerprint(), time.perf_counter()

@@ -5,8 +5,10 @@ is trained on all samples, and networks of other seeds on random halves; the hal
 Everything is kept in a folder, so that a stopped run goes on.
 """
 
+import argparse
 import hashlib
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +74,16 @@ def _case(name: str, training: Tensor, test: Tensor, views: Any) -> Case:
 
 
 CASES: dict[str, Callable[[], Case]] = {"digits": digits, "adult": adult}
+
+
+def arguments(description: str | None, quick: str) -> argparse.ArgumentParser:
+    """The options that measurements against retraining share, open for more; `quick` says what --quick does."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--objectives", default=",".join(OBJECTIVES))
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "krepes-lds")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    return parser
 
 
 def train(case: Case, objective: Any, seed: int, members: Tensor | None = None) -> nn.Module:

@@ -7,8 +7,6 @@ Networks, halves, test samples and target are those of lds.py; the prediction is
 the half's attributions says. Figures go to results/paper-counterfactuals.json.
 """
 
-import argparse
-import tempfile
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -28,12 +26,7 @@ DAMPINGS = ("auto", 100.0, 0.01)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="digits,adult")
-    parser.add_argument("--objectives", default=",".join(OBJECTIVES))
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "krepes-lds")
-    parser.add_argument("--quick", action="store_true", help="four halves")
-    args = parser.parse_args()
+    args = retraining.arguments(__doc__, "four halves").parse_args()
     torch.set_num_threads(1)
     facts, found, rows = measure.machine_facts(), {}, []
     known, halves = measure.read_result("lds"), 4 if args.quick else HALVES

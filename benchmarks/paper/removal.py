@@ -8,9 +8,7 @@ embedding) against networks trained on all samples, and the same without 50 rand
 prediction is `Auditor.counterfactual` with the landmarks kept. Figures go to results/paper-removal.json.
 """
 
-import argparse
 import hashlib
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -30,12 +28,7 @@ QUERIES, REMOVED, RANDOM, LANDMARKS, DRAWS = 12, 50, 8, 200, 2000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="digits,adult")
-    parser.add_argument("--objectives", default=",".join(OBJECTIVES))
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "krepes-lds")
-    parser.add_argument("--quick", action="store_true", help="two test samples, two random draws")
-    args = parser.parse_args()
+    args = retraining.arguments(__doc__, "two test samples, two random draws").parse_args()
     torch.set_num_threads(1)
     facts, found, tables = measure.machine_facts(), {}, []
     for name in args.cases.split(","):
