@@ -408,6 +408,16 @@ def test_another_objective_takes_the_place_of_the_files(own, flag, read, tmp_pat
     assert read_pretrain_config(config_file(tmp_path, objective=own), [], flag).objective == read
 
 
+def test_overrides_apply_to_another_objective(tmp_path):
+    path = config_file(tmp_path, objective={"name": "simclr", "temperature": 0.2})
+    read = read_pretrain_config(path, ["objective.variance=3.0"], "vicreg")
+    assert read.objective == {"name": "vicreg", "variance": 3.0}
+    with pytest.raises(ConfigError, match="unknown setting 'tau'"):
+        read_pretrain_config(path, ["objective.tau=3"], "vicreg")
+    named = config_file(tmp_path, objective="vicreg")
+    assert read_pretrain_config(named, ["objective.variance=3.0"]).objective == {"name": "vicreg", "variance": 3.0}
+
+
 def test_another_objective_that_there_is_not_is_named(tmp_path):
     with pytest.raises(ConfigError, match="objective 'vicregg' is unknown"):
         read_pretrain_config(config_file(tmp_path), [], "vicregg")

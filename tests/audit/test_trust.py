@@ -81,14 +81,15 @@ def test_outputs_on_a_line_are_amber():
     assert figures(fitted())["output dimensions"].verdict == "green"
 
 
-def test_one_output_has_no_dimensions_to_lose():
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_few_outputs_have_no_dimensions_to_lose(outputs):
     torch.manual_seed(0)
-    network = MLP(D, (24,), 1).eval()
+    network = MLP(D, (24,), outputs).eval()
     auditor = Auditor(network, VICReg(), "trace", 40, Newton(damping=0.1), trust=Trust(refits=False))
     assert "output dimensions" not in figures(auditor.fit(samples(), noisy))
 
 
-@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e307])
 def test_effective_dimensions_count_equal_variances(scale):
     generator = torch.Generator().manual_seed(0)
     basis, _ = torch.linalg.qr(torch.randn(50, 7, generator=generator, dtype=torch.float64))

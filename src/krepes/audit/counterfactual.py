@@ -3,7 +3,7 @@
 With the landmarks kept, the features φ of all other samples stay what they are: for a moment objective the sums over
 the removed samples are subtracted, and the step is solved again. A landmark that is removed leaves the basis and the
 kernel's centre, which changes every feature: then the rest is streamed again. λ of damping="auto" is the one that the
-audit found: what moves then is owed to the samples alone.
+audit found: what moves then is owed to the samples alone. Several steps choose theirs anew.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,9 @@ def without(
     Raises:
         ConfigError: too few samples or landmarks remain.
     """
-    n, settings = len(source), held(fit, settings)
+    n = len(source)
+    if settings.newton.damping == "auto":
+        settings = held(fit, settings)
     remaining = np.setdiff1d(np.arange(n), removed, assume_unique=True)
     if len(remaining) < FEWEST:
         raise ConfigError(f"removing {len(removed)} of {n} samples leaves {len(remaining)}; nothing can be refitted")

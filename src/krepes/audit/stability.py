@@ -93,11 +93,15 @@ class Refitter:
 
 
 def held(fit: Fit, settings: Settings) -> Settings:
-    """The settings with the λ that damping="auto" found, if it found one; a λ that was given stays."""
+    """The settings with λ as it was found, relative to the mean curvature.
+
+    Not of several steps of damping="auto": each found one for itself.
+    """
     newton, found = settings.newton, fit.step.outcome.relative_damping
-    if newton.damping != "auto" or not 0 < found < math.inf:
+    if not 0 < found < math.inf or (newton.damping == "auto" and newton.steps > 1):
         return settings
-    return replace(settings, newton=replace(newton, damping=found, relative=True, line_search=True))
+    backtrack = newton.line_search or newton.damping == "auto"
+    return replace(settings, newton=replace(newton, damping=found, relative=True, line_search=backtrack))
 
 
 def views_of(views: Views, chosen: np.ndarray) -> Views:

@@ -153,7 +153,7 @@ def assess(
              "Size of the objective's step in representation space relative to its start; near 0 there is nothing to "
              "explain."),
     ]  # fmt: skip
-    if embedded.shape[1] > 1:
+    if embedded.shape[1] > 2:  # two outputs have two dimensions at most, and correlated ones few more than one
         figures.append(_dimensions_figure(make, embedded))
     figures.append(_views_figure(make, *recognised(encoder, training, views, settings.seed)))
     if fit.kernel_error is not None:
@@ -256,7 +256,8 @@ def effective_dimensions(z: torch.Tensor) -> float | str:
     """
     if len(z) < FEWEST:
         return f"{len(z)} samples; expected at least {FEWEST}"
-    centred = z - z.mean(0)
+    scaled = z / z.abs().max().clamp_min(1e-300)  # the squares of huge or tiny numbers are none
+    centred = scaled - scaled.mean(0)
     return math.exp(entropy_of_variances(centred / centred.abs().max().clamp_min(1e-300)))
 
 

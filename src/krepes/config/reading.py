@@ -50,7 +50,7 @@ def read_settings(
         model: what it holds.
         overrides: dotted keys with YAML values.
         example: of an override, for the message about one without a value.
-        change: what else than overrides changes the file's content, before it is checked.
+        change: what else changes the file's content, before the overrides do.
 
     Raises:
         ConfigError: no such file, no YAML, an alias, a key that is given twice, an unknown key or a wrong value; names
@@ -66,6 +66,7 @@ def read_settings(
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {type(content).__name__}; expected settings (key: value)")
     refuse_recipe(content, model, path)
+    change(content)
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
@@ -74,7 +75,6 @@ def read_settings(
             put(content, key.split("."), load_yaml(value))
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
-    change(content)
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -78,8 +78,9 @@ def read_pretrain_config(path: Path, overrides: Sequence[str] = (), objective: s
     """
 
     def change(content: dict[str, Any]) -> None:
-        own = content.get("objective")
-        if objective is not None and objective != (own.get("name") if isinstance(own, dict) else own):
+        if isinstance(own := content.get("objective"), str):  # a section, whose constants overrides may state
+            own = content["objective"] = {"name": own}
+        if objective is not None and not (isinstance(own, dict) and own.get("name") == objective):
             objectives.by_name(objective)  # which raises where there is none
             content["objective"] = {"name": objective}
 

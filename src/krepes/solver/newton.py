@@ -265,7 +265,8 @@ def _message(outcome: Outcome, size: int) -> str:
     if not outcome.lowered:
         parts.append(
             f"The step did NOT lower the loss ({outcome.loss_before:.6g} → {outcome.loss_after:.6g}): do not read "
-            "the explanation as the objective's contribution. Use damping='auto' or line_search=True."
+            "the explanation as the objective's contribution. A larger λ (damping='auto' looks for one) or "
+            "line_search=True takes one that does."
         )
     parts.append(outcome.status.value)
     if outcome.lowered and outcome.step_length < 1:
@@ -276,7 +277,7 @@ def _message(outcome: Outcome, size: int) -> str:
             "badly."
         )
     if outcome.lowered and outcome.gain_ratio > LARGEST_GAIN_RATIO:
-        way = "No λ that was tried is described better." if outcome.trials else "Use damping='auto' or a larger one."
+        way = "No λ that was tried is described better." if outcome.trials else "A larger λ shortens it."
         parts.append(
             f"The gain ratio {outcome.gain_ratio:.2f} is above {LARGEST_GAIN_RATIO}: the loss fell by more than the "
             f"quadratic model says, which does not describe a step of this length. {way}"
