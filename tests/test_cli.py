@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 import krepes
 from krepes import run as run_module
 from krepes.cli import app
-from krepes.data import ArraySource, ShiftNoise, TableSchema
-from krepes.demo import digits
+from krepes.data import ArraySource, TableSchema
+from krepes.demo import VIEWS, digits
 from krepes.encoders import MLP
 
 OUTPUTS = {
@@ -126,27 +126,17 @@ def test_explain_tells_audited_samples_and_new_ones_of_files(demo, tmp_path):
     assert auditor.explain(images[[1]], top_k=1, by="contribution")["landmark"][0] in by.output
 
 
-def test_explain_names_the_training_samples_behind_a_sample(tmp_path):
-    torch.manual_seed(0)
-    images = digits()[0][:300]
-    np.save(tmp_path / "x.npy", images.numpy())
-    save_file(MLP(64, [12], 4).state_dict(), tmp_path / "w.safetensors")
-    network = {"factory": "krepes.encoders:MLP", "args": {"n_in": 64, "hidden": [12], "n_out": 4}}
-    config = {
-        "encoder": network | {"weights": "w.safetensors"}, "data": {"array": "x.npy"},
-        "views": {"name": "shift", "std": 0.1}, "objective": {"name": "vicreg"}, "landmarks": {"m": 40},
-        "audit": {"automatic_concepts": False, "attribution": 0}, "trust": {"refits": False},
-    }  # fmt: skip
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-    assert krepes_command("audit", tmp_path / "c.yaml", "--output", tmp_path / "run", "--quiet").exit_code == 0
-    result = krepes_command("explain", tmp_path / "run", "3", "--top-k", 1, "--training", 2)
+def test_explain_names_the_training_samples_behind_a_sample(demo):
+    result = krepes_command("explain", demo[0], "digit-0003", "--top-k", 1, "--training", 2)
     assert result.exit_code == 0, result.output
-    samples = ArraySource(images)
-    auditor = krepes.load(tmp_path / "run").with_samples(samples, ShiftNoise(std=0.1))
+    images = digits()[0]
+    auditor = krepes.load(demo[0]).with_samples(
+        ArraySource(images, [f"digit-{i:04d}" for i in range(len(images))]), VIEWS
+    )
     scores = auditor.attribute(images[[3]])[0]
     for effect, best in (("raises", scores.argmax()), ("lowers", scores.argmin())):
         value = re.escape(f"{float(scores[best]):+.4g}")
-        assert re.search(rf"{effect} +1 +{int(best)} +{value}", result.output)
+        assert re.search(rf"{effect} +1 +digit-{int(best):04d} +{value}", result.output)
 
 
 def test_explain_of_a_row_encodes_it_as_the_run_did(table):

@@ -292,11 +292,10 @@ def outputs(seeds: list[int], settings: TrainConfig) -> dict[str, Any]:
     """Effective dimensions of the outputs of every checkpoint that is kept, all of seed 0."""
     found: dict[str, dict[str, float]] = {}
     for name in cases.CASES:
-        kept = {o: KEPT / f"{name}-{o}-0.safetensors" for o in cases.OBJECTIVES}
-        case = cases.load(name) if any(path.is_file() for path in kept.values()) else None
-        for objective, path in kept.items():
-            if case is not None and path.is_file():
-                found.setdefault(name, {})[objective] = dimensions_of(case, path)
+        kept = {o: p for o in cases.OBJECTIVES if (p := KEPT / f"{name}-{o}-0.safetensors").is_file()}
+        if kept:
+            case = cases.load(name)
+            found[name] = {objective: dimensions_of(case, path) for objective, path in kept.items()}
     rows = [[name, *(f"{each[o]:.2f}" if o in each else "–" for o in cases.OBJECTIVES)] for name, each in found.items()]
     note = f"Of 64 on tables, of 32 on MNIST; over {SAMPLE:,} seeded training samples."
     columns = ("data", *cases.OBJECTIVES)

@@ -655,7 +655,8 @@ class Auditor:
         """This audit without some training samples: the step is solved again, nothing is linearised.
 
         It says what this audit would be, and little of a network that is trained again without them
-        (docs/defaults.md). λ is that of this audit, also where damping="auto" would now choose another one.
+        (docs/defaults.md). λ is that of this audit, also where damping="auto" would now choose another one; several
+        automatic steps choose theirs again.
 
         The other samples keep the views that they had. A removed sample that is a landmark leaves the basis, too,
         and everything is streamed again; with the landmarks kept, a moment objective needs a pass over the removed

@@ -77,7 +77,7 @@ def without(
         ConfigError: too few samples or landmarks remain.
     """
     n = len(source)
-    if settings.newton.damping == "auto":
+    if settings.newton.damping == "auto":  # a λ that was given stays as it was given, an absolute one, too
         settings = held(fit, settings)
     remaining = np.setdiff1d(np.arange(n), removed, assume_unique=True)
     if len(remaining) < FEWEST:
