@@ -6,6 +6,7 @@ Everything is kept in a folder, so that a stopped run goes on.
 """
 
 import argparse
+import copy
 import hashlib
 import math
 import tempfile
@@ -86,12 +87,19 @@ def arguments(description: str | None, quick: str) -> argparse.ArgumentParser:
     return parser
 
 
-def train(case: Case, objective: Any, seed: int, members: Tensor | None = None) -> nn.Module:
-    """A network trained on some of the case's samples, default all, in eval mode."""
+def train(
+    case: Case, objective: Any, seed: int, members: Tensor | None = None, start: nn.Module | None = None,
+    rate: float = 1.0,
+) -> nn.Module:  # fmt: skip
+    """A network trained on some of the case's samples, default all, in eval mode.
+
+    From random weights or a copy of `start`; `rate` is in units of `RATE`.
+    """
     x = case.training if members is None else case.training[members]
     torch.manual_seed(seed)
-    network, generator = case.network(), torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
+    network = case.network() if start is None else copy.deepcopy(start).train()
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rate * RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
     for _ in range(STEPS):
         batch = x[torch.randperm(len(x), generator=generator)[:BATCH]]

@@ -18,6 +18,7 @@ from krepes.audit.evaluation import (
     class_coverage,
     confidence_drop,
     landmark_figures,
+    pool,
     precision_at_1,
     probe_fidelity,
     random_coverage,
@@ -297,7 +298,7 @@ def test_precision_and_drop_by_hand():
     hits = precision_at_1(tiny())
     assert hits["influence"].tolist() == [True, True]
     assert hits["a random landmark"].tolist() == [0.5, 0.5]
-    drops = confidence_drop(tiny(), 0)  # two neighbours, one landmark removed
+    drops = confidence_drop(tiny(), *pool(4), 0)  # two neighbours, one landmark removed
     assert drops["top by influence"].tolist() == [0.5, 0.5]
     assert (drops["random"] <= 0.5).all()
 

@@ -205,7 +205,8 @@ def landmark_figures(data: Labelled, seed: int) -> list[tuple]:
         warn(f"{m} landmarks have a label: too few to remove some, confidence drop is left out")
         return rows
     note = _note(f"{removed} of {m} landmarks, {k} neighbours", without)
-    return rows + [_row(f"confidence drop, {name}", d, seed, note) for name, d in confidence_drop(data, seed).items()]
+    drops = confidence_drop(data, k, removed, seed)
+    return rows + [_row(f"confidence drop, {name}", d, seed, note) for name, d in drops.items()]
 
 
 def pool(m: int) -> tuple[int, int]:
@@ -250,41 +251,65 @@ def precision_at_1(data: Labelled) -> dict[str, np.ndarray]:
     return hits | {"a random landmark": share[data.y]}
 
 
-def confidence_drop(data: Labelled, seed: int) -> dict[str, np.ndarray]:
-    """Loss of k-NN confidence in the predicted class when landmarks are removed (t,), by rule; `pool` says how many.
+@dataclass(frozen=True)
+class Vote:
+    """k-NN over the landmarks by the cosine of f; the class that it predicts for a test sample is held fixed.
+
+    Attributes:
+        order: landmarks by falling similarity (t, m).
+        agrees: whether they have the predicted class, in that order (t, m).
+        predicted: class numbers (t,).
+        k: neighbours that vote.
+    """
+
+    order: np.ndarray
+    agrees: np.ndarray
+    predicted: np.ndarray
+    k: int
+
+    @classmethod
+    def over(cls, data: Labelled, k: int) -> "Vote":
+        """Of the labelled landmarks."""
+        order = np.argsort(-_unit(data.f) @ _unit(data.f_landmarks).T, axis=1, kind="stable")
+        classes = data.y_landmarks[order]
+        counts = [(classes[:, :k] == c).sum(1) for c in range(int(max(data.y.max(), data.y_landmarks.max())) + 1)]
+        predicted = np.stack(counts, 1).argmax(1)
+        return cls(order, classes == predicted[:, None], predicted, k)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Share of the votes for the predicted class (t,)."""
+        return self.agrees[:, : self.k].mean(1)
+
+    def drop(self, scores: np.ndarray, removed: int) -> np.ndarray:
+        """Confidence lost without the landmarks of the highest scores (t, m), `removed` of each test sample."""
+        gone = np.argsort(-scores, axis=1)[:, :removed]
+        keep = np.ones(self.order.shape, dtype=bool)
+        np.put_along_axis(keep, gone, False, 1)
+        kept = np.take_along_axis(keep, self.order, 1)
+        near = kept & (np.cumsum(kept, 1) <= self.k)
+        return self.confidence - (near & self.agrees).sum(1) / near.sum(1)
+
+
+def confidence_drop(data: Labelled, k: int, removed: int, seed: int) -> dict[str, np.ndarray]:
+    """Loss of k-NN confidence in the predicted class when landmarks are removed (t,), by rule.
 
     Rules: by influence; by signed contribution; by influence toward the predicted class's mean direction; random ones,
     mean over draws.
     """
-    m = len(data.y_landmarks)
-    k, removed = pool(m)
-    order = np.argsort(-_unit(data.f) @ _unit(data.f_landmarks).T, axis=1, kind="stable")
+    vote = Vote.over(data, k)
     n_classes = int(max(data.y.max(), data.y_landmarks.max())) + 1
-    votes = np.stack([(data.y_landmarks[order[:, :k]] == c).mean(1) for c in range(n_classes)], 1)
-    predicted = votes.argmax(1)
-    before = votes.max(1)
-
-    def drop(gone: np.ndarray) -> np.ndarray:
-        """Without the landmarks `gone` (t, removed) of each test sample."""
-        keep = np.ones((len(order), m), dtype=bool)
-        np.put_along_axis(keep, gone, False, 1)
-        kept = np.take_along_axis(keep, order, 1)
-        rank = np.cumsum(kept, 1)
-        near = kept & (rank <= k)
-        agree = data.y_landmarks[order] == predicted[:, None]
-        return before - (near & agree).sum(1) / near.sum(1)
-
     toward = np.stack([
         data.f_landmarks[data.y_landmarks == c].mean(0) if (data.y_landmarks == c).any() else np.zeros(data.f.shape[1])
         for c in range(n_classes)
     ])  # fmt: skip
-    pull = data.K * (_unit(toward)[predicted] @ data.dA.T)
+    pull = data.K * (_unit(toward)[vote.predicted] @ data.dA.T)
     generator = np.random.default_rng(seed)
-    random = [drop(np.argsort(generator.random((len(order), m)), axis=1)[:, :removed]) for _ in range(RANDOM_DRAWS)]
+    random = [vote.drop(-generator.random(vote.order.shape), removed) for _ in range(RANDOM_DRAWS)]
     return {
-        "top by influence": drop(np.argsort(-data.influence, axis=1)[:, :removed]),
-        "top by contribution": drop(np.argsort(-data.contribution, axis=1)[:, :removed]),
-        "top toward the predicted class": drop(np.argsort(-pull, axis=1)[:, :removed]),
+        "top by influence": vote.drop(data.influence, removed),
+        "top by contribution": vote.drop(data.contribution, removed),
+        "top toward the predicted class": vote.drop(pull, removed),
         "random": np.mean(random, 0),
     }
 
