@@ -25,7 +25,7 @@ from paper.measured import encoder
 from paper.results import RULES
 
 NEIGHBOURS = (10, 20, 50, 100)
-LANDMARKS = (250, 1000, 4000)
+LANDMARKS = (250, 1000, 2000)
 ALL_SEEDS = 1000  # landmarks with which all seeds are measured; the first seed alone with the others
 COLUMNS = ("influence", "contribution", "toward the class", "nearest", "any ten", "random")
 
