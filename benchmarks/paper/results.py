@@ -34,7 +34,8 @@ OTHERS = {
     "fidelity": "Where a probe's knowledge is lost", "entropy": "Spectral entropy beside a linear probe",
     "gaps": "Alignment gaps", "removal": "Removal with retraining",
     "counterfactuals": "Counterfactuals against real retraining",
-    "kernel-retraining": "What the frozen kernel can know of retraining", "limits": "Limits",
+    "kernel-retraining": "What can be known of retraining from where training ended",
+    "drops": "Confidence drop by neighbours and landmarks", "limits": "Limits",
 }  # fmt: skip
 METHODS = {
     "cosine": "representation cosine, centred", "gradient cosine": "gradient cosine, centred",
