@@ -72,13 +72,11 @@ def measured(data: Labelled, k: int, seed: int) -> dict[str, float]:
     `near`: among the k neighbours; `next`: among those that take the place of ten.
     """
     vote, drops = Vote.over(data, k), confidence_drop(data, k, REMOVED, seed)
-    m = vote.order.shape[1]
-    similarity = np.empty((len(vote.order), m))
-    np.put_along_axis(similarity, vote.order, np.arange(m, 0, -1.0)[None].repeat(len(vote.order), 0), 1)
+    nearness = -np.argsort(vote.order, axis=1)
     reached = vote.agrees[:, : k + REMOVED].sum(1)
     most = vote.confidence - np.maximum(reached - REMOVED, 0) / k
     rules = [drops[name] for name in RULES]
-    values = [*rules, vote.drop(similarity, REMOVED), most, drops["random"]]
+    values = [*rules, vote.drop(nearness, REMOVED), most, drops["random"]]
     shares = {"near": vote.confidence, "next": vote.agrees[:, k : k + REMOVED].mean(1)}
     return {name: float(np.mean(v)) for name, v in [*zip(COLUMNS, values, strict=True), *shares.items()]}
 

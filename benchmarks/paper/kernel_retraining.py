@@ -8,7 +8,7 @@ trained on the half from nothing.
 
 * The kernel machine: f = Bᵀφ in the features of the trained network, every sample a landmark, minimises the objective
   on the half by Adam, a draw of its views per step: from B₀, where the audit's step starts; from a random B, where
-  networks start; and from the network's outputs, by least squares. No attribution to samples by this kernel knows more.
+  networks start; and from the network's outputs, by least squares.
 * The same, linear: all samples, in batches, the half's with weight 1.1 and the others' with .9. What that changes is
   what the exact derivatives of such a training by the samples' weights add up to.
 * The network: the training of retraining.py again, on the half, from the trained weights; at its own rate and at a

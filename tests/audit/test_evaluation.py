@@ -301,6 +301,8 @@ def test_precision_and_drop_by_hand():
     drops = confidence_drop(tiny(), *pool(4), 0)  # two neighbours, one landmark removed
     assert drops["top by influence"].tolist() == [0.5, 0.5]
     assert (drops["random"] <= 0.5).all()
+    assert confidence_drop(tiny(), 2, 2, 0)["top by influence"].tolist() == [1, 1]  # both voters leave
+    assert confidence_drop(tiny(), 3, 1, 0)["top by influence"] == pytest.approx([1 / 3, 1 / 3])  # 2 of 3, then 1 of 3
 
 
 def test_entropy_is_that_of_the_spectrum():

@@ -272,7 +272,7 @@ class Vote:
         """Of the labelled landmarks."""
         order = np.argsort(-_unit(data.f) @ _unit(data.f_landmarks).T, axis=1, kind="stable")
         classes = data.y_landmarks[order]
-        counts = [(classes[:, :k] == c).sum(1) for c in range(int(max(data.y.max(), data.y_landmarks.max())) + 1)]
+        counts = [(classes[:, :k] == c).sum(1) for c in range(data.y_landmarks.max() + 1)]
         predicted = np.stack(counts, 1).argmax(1)
         return cls(order, classes == predicted[:, None], predicted, k)
 
@@ -298,11 +298,9 @@ def confidence_drop(data: Labelled, k: int, removed: int, seed: int) -> dict[str
     mean over draws.
     """
     vote = Vote.over(data, k)
-    n_classes = int(max(data.y.max(), data.y_landmarks.max())) + 1
-    toward = np.stack([
-        data.f_landmarks[data.y_landmarks == c].mean(0) if (data.y_landmarks == c).any() else np.zeros(data.f.shape[1])
-        for c in range(n_classes)
-    ])  # fmt: skip
+    toward = np.zeros((data.y_landmarks.max() + 1, data.f.shape[1]))
+    for c in np.unique(data.y_landmarks):  # one of these is predicted
+        toward[c] = data.f_landmarks[data.y_landmarks == c].mean(0)
     pull = data.K * (_unit(toward)[vote.predicted] @ data.dA.T)
     generator = np.random.default_rng(seed)
     random = [vote.drop(-generator.random(vote.order.shape), removed) for _ in range(RANDOM_DRAWS)]
