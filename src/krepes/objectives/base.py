@@ -5,10 +5,10 @@ The generalised Gauss–Newton matrix Jₛᵀ ∇²ψ Jₛ is then positive semi
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -64,6 +64,11 @@ class QuadraticTerm:
     own: Form | None = None
     weight: float = 1.0
 
+    @property
+    def all_forms(self) -> tuple[Form, ...]:
+        """The S_i, and S₀ if there is one."""
+        return self.forms if self.own is None else (*self.forms, self.own)
+
     def value(self, B: Tensor) -> Tensor:
         """ψ(s(B))."""
         value = self.outer(self.inner(*(S.of(B, B) for S in self.forms)))
@@ -88,6 +93,35 @@ class QuadraticTerm:
             return _collect(derivative.pull(H_Js_V), factors) + self._own(V)  # HJv → JᵀHJv
 
         return one_by_one(product)
+
+    def hessian(self, B: Tensor) -> Callable[[Tensor], Tensor]:
+        """V ↦ ∇²L V, (r, h) or (Q, r, h) each: with the curvature of s, which `linearise` leaves out."""
+
+        def product(V: Tensor) -> Tensor:
+            several = V if V.ndim == 3 else V[None]
+            found = self.second_order(B, several).hessian_product(B, several)
+            return found if V.ndim == 3 else found[0]
+
+        return product
+
+    def second_order(self, B: Tensor, V: Tensor) -> "SecondOrder":
+        """Derivatives of L(B), and of ⟨V, ∇L(B)⟩ for several V (Q, r, h), by the forms."""
+        moved = [S.of(B, V) + V.mT @ S.times(B) for S in self.forms]  # of BᵀSB along V, (Q, h, h)
+        with torch.enable_grad():
+            at = _leaves(tuple(S.of(B, B) for S in self.forms))
+            value = self.inner(*at)
+            outputs, slope = (x if isinstance(x, tuple) else (x,) for x in (value, self.outer_gradient(value)))
+            first = torch.autograd.grad(outputs, at, slope, create_graph=True, materialize_grads=True)
+            known = [i for i, f in enumerate(first) if f.requires_grad]  # the others are constant
+            of_forms = [torch.zeros_like(change) for change in moved]
+            for q in range(len(V) if known else 0):
+                changes = [moved[i][q] for i in known]
+                second = torch.autograd.grad(
+                    [first[i] for i in known], at, changes, retain_graph=True, materialize_grads=True
+                )
+                for found, each in zip(of_forms, second, strict=True):
+                    found[q] = each
+        return SecondOrder(self, [f.detach() for f in first], of_forms)
 
     def per_sample(self, B: Tensor, D: Tensor, s: Tensor) -> "list[Bilinear]":
         """⟨s, ∇L + G D⟩ as a sum of bilinear forms ⟨E, XᵀSY⟩, whose change with a sample's weight is known.
@@ -144,6 +178,37 @@ class Bilinear:
     x: str
     y: str
     value: Tensor
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """How L, and how ⟨V, ∇L⟩ for several V (Q, r, h), depend on the forms' BᵀSB at B.
+
+    Attributes:
+        term: the objective.
+        first: ∂L/∂(BᵀSB) of every form (h, h).
+        second: its change along each V (Q, h, h).
+    """
+
+    term: QuadraticTerm
+    first: list[Tensor]
+    second: list[Tensor]
+
+    def hessian_product(self, B: Tensor, V: Tensor) -> Tensor:
+        """∇²L V, (Q, r, h)."""
+        found = torch.zeros_like(V)
+        for S, E, E_V in zip(self.term.forms, self.first, self.second, strict=True):
+            found += S.times(B) @ E_V.mT + S.times(B, transposed=True) @ E_V
+            found += S.times(V) @ E.T + S.times(V, transposed=True) @ E
+        own = self.term.own
+        return found if own is None else found + 2 / B.shape[1] * own.times(V)
+
+    def by_forms(self, B: Tensor, V: Tensor) -> Iterator[Tensor]:
+        """M (Q, r, r) of every one of `all_forms` S: ⟨V, ∇L⟩ changes by ⟨M, dS⟩ when S does."""
+        for E, E_V in zip(self.first, self.second, strict=True):
+            yield (B @ E_V + V @ E) @ B.T + (B @ E) @ V.mT
+        if self.term.own is not None:
+            yield 2 / B.shape[1] * V @ B.T
 
 
 @dataclass(frozen=True)
@@ -267,15 +332,25 @@ class Problem:
 
         Where they do not fit each product makes them anew, once for all Q.
         """
+        return self._product(B, lambda t: t.linearise(B))
 
-        def linearised() -> Iterable[tuple[float, Callable[[Tensor], Tensor]]]:
-            return ((t.weight, t.linearise(B)) for t in self.terms())
+    def hessian(self, B: Tensor) -> Callable[[Tensor], Tensor]:
+        """V (r, h) or (Q, r, h) ↦ ∇²L V at B, of an objective whose terms know it; kept as those of `ggn`."""
+        return self._product(B, lambda t: cast(Any, t).hessian(B))
 
-        kept = list(linearised()) if 2 * self.size * B.shape[1] * B.element_size() <= KEEP_BYTES else None
+    def _product(
+        self, B: Tensor, of_term: Callable[[Summand], Callable[[Tensor], Tensor]]
+    ) -> Callable[[Tensor], Tensor]:
+        """V ↦ the sum of the terms' products, which are kept while they fit."""
+
+        def made() -> Iterable[tuple[float, Callable[[Tensor], Tensor]]]:
+            return ((t.weight, of_term(t)) for t in self.terms())
+
+        kept = list(made()) if 2 * self.size * B.shape[1] * B.element_size() <= KEEP_BYTES else None
 
         def product(V: Tensor) -> Tensor:
             total = torch.zeros_like(V)
-            for weight, part in linearised() if kept is None else kept:
+            for weight, part in made() if kept is None else kept:
                 total += weight * part(V)
             return self.whole(total)
 

@@ -124,8 +124,13 @@ class Form:
     means: dict[str, Tensor] = field(default_factory=dict)
 
     def of(self, X: Tensor, Y: Tensor) -> Tensor:
-        """XᵀSY, (h, k)."""
-        return X.T @ (self.matrix @ Y)
+        """XᵀSY, (h, k); of several Y (Q, h, k)."""
+        return X.T @ self.times(Y)
+
+    def times(self, Y: Tensor, transposed: bool = False) -> Tensor:
+        """SY, or SᵀY, (r, k) or (Q, r, k): of several Y in one product."""
+        S = self.matrix.T if transposed else self.matrix
+        return S @ Y if Y.ndim == 2 else (S @ Y.transpose(0, 1).flatten(1)).unflatten(1, (len(Y), -1)).transpose(0, 1)
 
     def change(self, E: Tensor, left: Callable[[str, Tensor | None], Tensor], right, constant: Tensor) -> Tensor:
         """d⟨E, XᵀSY⟩/dw_i for the weight w_i = 1 of every sample of a block, (B,).

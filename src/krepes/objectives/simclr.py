@@ -64,11 +64,7 @@ class _Batch:
 
     def gradient(self, B: Tensor) -> Tensor:
         z, inverse = self._embed(B)
-        pulled = -2 * z.roll(len(z) // 2, 0)  # the partner of row i is row i ± N, in both of their rows
-        for rows, p in self._probabilities(z, self._log_normaliser(z)):
-            pulled[rows] += p @ z
-            pulled.addmm_(p.T, z[rows])
-        return self._pull_back(z, inverse, pulled)
+        return self._pull_back(z, inverse, self._pulled(z, self._log_normaliser(z)))
 
     def linearise(self, B: Tensor) -> Callable[[Tensor], Tensor]:
         """V ↦ JᵀQJV; z and the rows' normalisers are kept, the (2N)² matrix p is formed anew, block by block.
@@ -99,6 +95,42 @@ class _Batch:
 
         return product
 
+    def hessian(self, B: Tensor) -> Callable[[Tensor], Tensor]:
+        """V ↦ ∇²L V, (r, h) or (Q, r, h) each: with the curvature of s and z, which `linearise` leaves out.
+
+        (W + Wᵀ)z changes by (q∘ṡ)z + qż − (p∘m + (p∘m)ᵀ)z and the positives' part, q = p + pᵀ, m the mean of ṡ under p
+        in every row: one product of elements per query.
+        """
+        z, inverse = self._embed(B)
+        log_normaliser = self._log_normaliser(z)
+        pulled = self._pulled(z, log_normaliser)
+        along = (z * pulled).sum(1, keepdim=True)
+        tangential = (pulled - z * along) * inverse
+
+        def product(V: Tensor) -> Tensor:
+            phi, found = self.pairs.load(self.index, B.device), []
+            several = (V[None] if V.ndim == 2 else V).to(z.dtype)
+            f_dot = [torch.cat([phi[0] @ one, phi[1] @ one]) for one in several]
+            z_dot = [unit_tangent(z, inverse, f) for f in f_dot]
+            moved = [-2 * v.roll(len(z) // 2, 0) for v in z_dot]
+            for rows, p in self._probabilities(z, log_normaliser):
+                transposed = torch.addmm(-log_normaliser, z[rows], z.T, alpha=1 / self.temperature).exp_()
+                transposed.diagonal(rows.start).zero_()
+                pz, q = p @ z, p + transposed
+                for v, total in zip(z_dot, moved, strict=True):
+                    pv = p @ v
+                    m = (v[rows] * pz + z[rows] * pv).sum(1, keepdim=True) / self.temperature
+                    left = torch.cat([v[rows], z[rows]], 1) / self.temperature
+                    total[rows] += (left @ torch.cat([z, v], 1).T).mul_(q) @ z + pv - m * pz
+                    total.addmm_(p.T, v[rows] - m * z[rows])
+            for f, v, total in zip(f_dot, z_dot, moved, strict=True):  # through z, whose projection changes, too
+                total -= v * along + tangential * (z * f).sum(1, keepdim=True)
+                radial = z * (v * pulled).sum(1, keepdim=True) * inverse
+                found.append(self._to_B(unit_tangent(z, inverse, total) - radial, *phi))
+            return found[0] if V.ndim == 2 else torch.stack(found)
+
+        return product
+
     def per_sample(self, B: Tensor, D: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Σ over the batch's pairs of ⟨s, ∇ℓ + G_ℓ D⟩, and its derivative by every pair's weight.
 
@@ -124,7 +156,10 @@ class _Batch:
         def derivative(z_dot: Tensor, rows: slice) -> Tensor:  # ṡ = (żzᵀ + zżᵀ)/τ
             return (z_dot[rows] @ z.T + z[rows] @ z_dot.T) / self.temperature
 
-        z_D, z_s = tangent(D), [tangent(one) for one in s]
+        z_s = [tangent(one) for one in s]
+        if not bool(D.any()):
+            return self._per_sample_of_gradient(z, log_normaliser, z_s)
+        z_D = tangent(D)
         positives = [(v * z.roll(N, 0) + z * v.roll(N, 0)).sum(1) / self.temperature for v in z_s]
         rows_total = torch.zeros(len(s), 2 * N, dtype=torch.float64, device=z.device)
         columns_total = torch.zeros_like(rows_total)
@@ -143,6 +178,33 @@ class _Batch:
                 columns_total[k] += moved.sum(0).double()
         both = (rows_total + columns_total) / 2  # the loss is the mean of a pair's two rows
         return rows_total.sum(1) / 2, both[:, :N] + both[:, N:]
+
+    def _per_sample_of_gradient(self, z: Tensor, log_normaliser: Tensor, z_s: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """`per_sample` without a step: sums of ṡ under p are products of p with z and ż, and no ṡ is formed."""
+        N, tau = len(z) // 2, self.temperature
+        partner = z.roll(N, 0)
+        mean = [torch.empty_like(z[:, 0]) for _ in z_s]  # of ṡ in every row
+        turned = [torch.zeros_like(z) for _ in z_s]  # pᵀż
+        pz, tz, own = torch.empty_like(z), torch.zeros_like(z), torch.empty_like(z[:, 0])
+        columns = [torch.zeros(2 * N, dtype=torch.float64, device=z.device) for _ in z_s]
+        for rows, p in self._probabilities(z, log_normaliser):
+            pz[rows] = p @ z
+            tz.addmm_(p.T, z[rows])
+            index = torch.arange(rows.start, rows.stop, device=z.device)
+            own[rows] = p[index - rows.start, (index + N) % (2 * N)]
+            for v, m, t, column in zip(z_s, mean, turned, columns, strict=True):
+                m[rows] = (v[rows] * pz[rows] + z[rows] * (p @ v)).sum(1) / tau
+                t.addmm_(p.T, v[rows])
+                column -= (p.T @ m[rows]).double()
+        sums, derivatives = [], []
+        for v, m, t, column in zip(z_s, mean, turned, columns, strict=True):
+            positive = (v * partner + z * v.roll(N, 0)).sum(1) / tau  # ṡ of the row's own pair, which is no negative
+            column += ((t * z + tz * v).sum(1) / tau).double() - (own * (positive - m)).roll(N, 0).double()
+            rows_total = (m - positive).double()
+            both = (rows_total + column) / 2  # the loss is the mean of a pair's two rows
+            sums.append(rows_total.sum() / 2)
+            derivatives.append(both[:N] + both[N:])
+        return torch.stack(sums), torch.stack(derivatives)
 
     def _embed(self, B: Tensor) -> tuple[Tensor, Tensor]:
         """z (2N, h) and 1/‖f‖ (2N, 1)."""
@@ -171,12 +233,23 @@ class _Batch:
             s = buffer[: rows.stop - start]
             yield rows, torch.addmm(offset[rows, None], z[rows], z.T, alpha=1 / self.temperature, out=s)
 
+    def _pulled(self, z: Tensor, log_normaliser: Tensor) -> Tensor:
+        """(W + Wᵀ)z, W the derivative's weight per logit times 2N, (2N, h)."""
+        pulled = -2 * z.roll(len(z) // 2, 0)  # the partner of row i is row i ± N, in both of their rows
+        for rows, p in self._probabilities(z, log_normaliser):
+            pulled[rows] += p @ z
+            pulled.addmm_(p.T, z[rows])
+        return pulled
+
     def _pull_back(self, z: Tensor, inverse: Tensor, pulled: Tensor, phi_a=None, phi_b=None) -> Tensor:
         """From (W + Wᵀ)z, W the derivative's weight per logit times 2N, to B: (r, h) in float64."""
         if phi_a is None or phi_b is None:
             phi_a, phi_b = self.pairs.load(self.index, z.device)
-        f_bar = unit_tangent(z, inverse, pulled / (self.temperature * len(z)))
-        N = len(phi_a)
+        return self._to_B(unit_tangent(z, inverse, pulled), phi_a, phi_b)
+
+    def _to_B(self, f_bar: Tensor, phi_a: Tensor, phi_b: Tensor) -> Tensor:
+        """From 2Nτ times the derivative by f (2N, h) to B: (r, h) in float64."""
+        f_bar, N = f_bar / (self.temperature * len(f_bar)), len(phi_a)
         return (phi_a.T @ f_bar[:N]).double() + (phi_b.T @ f_bar[N:]).double()
 
 
