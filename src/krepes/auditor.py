@@ -378,6 +378,7 @@ class Auditor:
         at: str = "encoder",
         damping: float | None = None,
         draws: int | None = None,
+        starts: int | None = None,
         source: Any = None,
         views: Views | None = None,
     ) -> Tensor:
@@ -390,8 +391,12 @@ class Auditor:
         It is taken where training has ended: f is the encoder's own output, up to a constant where the kernel is
         centred, as the kernel's features give it by least squares, and a weight moves it by the implicit function
         theorem (an influence function with the Gauss–Newton curvature of the objective in place of its Hessian).
-        `at="step"` takes the audit's step instead, for which the scores are exact with landmarks and λ held fixed, and
-        which `counterfactual` solves again. Which of them predicts real retraining is measured in docs/defaults.md.
+        `at="training"` is not taken at one place: the kernel machine is trained from random starts, on new views of the
+        samples, and scores are the exact derivative of where it ends, the lengths of its steps, landmarks and starts
+        held. It predicts real retraining as well or better where it was measured (docs/defaults.md), costs more, and
+        does not know every objective or target. `at="step"` takes the
+        audit's step, for which the scores are exact with landmarks and λ held fixed, and which `counterfactual` solves
+        again.
 
         One draw of a sample's views decides most of its derivative, and says little of the sample: scores are the mean
         over several draws, the curvature held. `draws=1` is the derivative at the very views that the fit saw.
@@ -400,11 +405,15 @@ class Auditor:
             x: samples (t, ...), anything that `fit` takes.
             direction: of f, (d,) or (t, d), at the step (h,) or (t, h): T = ⟨f(x_t), direction⟩.
             target: "invariance" (the default): the mean cosine between f(x_t) and f of 128 of its views, which are a
-                sample's own wherever it stands in x; or a differentiable function of f (t, d), at the step (t, h),
-                float64, that returns one number or (Q,). Fixed views need a function, or a direction.
-            at: "encoder" or "step".
-            damping: at the encoder, λ relative to the mean curvature; default 0.1. The step has its own.
-            draws: of views that each training sample is weighed with; default 8, and 1 for two fixed tensors of views.
+                sample's own wherever it stands in x; or a differentiable function of f (t, d), at the step and after a
+                training (t, h), float64, that returns one number or (Q,). Fixed views need a function, or a direction.
+            at: "encoder", "training" or "step".
+            damping: at the encoder, λ relative to the mean curvature; default 0.1. The step has its own, a training
+                none.
+            draws: of views that each training sample is weighed with, and that a training sees; default 8, and 1 for
+                two fixed tensors of views.
+            starts: of a training, whose scores are averaged; default 4, and 1 for objectives over pairs (SimCLR), each
+                step of which passes over all samples.
             source, views: the training samples and views, for a loaded auditor without them (`with_samples`).
 
         Returns:
@@ -412,23 +421,26 @@ class Auditor:
 
         Raises:
             ConfigError: both direction and target are given, one of them is of another shape, not finite, not real or
-                not computed from f, or asks for views that cannot be drawn; at, damping or draws is none; the scores
-                leave the type; or at the step the auditor took none, or several.
+                not computed from f, or asks for views that cannot be drawn; at, damping, draws or starts is none; the
+                scores leave the type; at the step the auditor took none, or several; or a training is asked for a
+                direction, as f after it has no fixed coordinates, of BYOL, whose target moves with it, or of an
+                objective of one's own over pairs, whose second derivatives are not known.
             DataError: x is one sample or of another shape; source or views are not those of the fit.
             NonFiniteError: a sample, view, gradient or output is not finite, the encoder is collapsed, so that there is
-                no curvature, or a solve broke down.
+                no curvature, a solve broke down, or a training met no curvature or what is not finite.
             NotFittedError: there is no fit, or no training samples and views.
 
         Warns:
-            KrepesWarning: a solve, or the step, did not converge; or the kernel's features give less than 70 % of the
-                variance of the encoder's outputs.
+            KrepesWarning: a solve, or the step, did not converge; the kernel's features give less than 70 % of the
+                variance of the encoder's outputs; or a target after a training changes when f is rotated.
 
         Source: Koh and Liang, "Understanding Black-box Predictions via Influence Functions", 2017, arXiv 1703.04730;
         docs/method.md.
         """
         from krepes.audit.asked import attributed
 
-        return attributed(self, x, direction, target, source, views, draws=draws, at=at, damping=damping)[0]
+        asked = {"draws": draws, "at": at, "damping": damping, "starts": starts}
+        return attributed(self, x, direction, target, source, views, **asked)[0]
 
     def concept(self, positive: Any, negative: Any = None, name: str = "concept", draws: int = 50) -> "Concept":
         """A direction with a meaning: the unit normal of a linear separator of two sets of samples.

@@ -361,7 +361,7 @@ def test_at_the_encoder_any_number_of_steps_will_do_and_the_target_is_the_encode
 
 def test_where_and_how_are_checked():
     auditor, x = fitted(VICReg())
-    with pytest.raises(ConfigError, match="at='network'; expected 'encoder' or 'step'"):
+    with pytest.raises(ConfigError, match="at='network'; expected 'encoder', 'step' or 'training'"):
         auditor.attribute(x[:2], at="network")
     with pytest.raises(ConfigError, match="leave damping out"):
         auditor.attribute(x[:2], at="step", damping=1.0)

@@ -104,7 +104,7 @@ def test_an_auditor_of_any_samples_is_the_same_after_save_and_load(tmp_path_fact
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(**choices, at=st.sampled_from(["encoder", "step"]))
+@given(**choices, at=st.sampled_from(["encoder", "training", "step"]))
 def test_attribution_to_any_samples_is_finite_or_refused(x, at, **chosen):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

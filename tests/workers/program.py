@@ -54,6 +54,8 @@ def computed(name: str, dtype: torch.dtype, folder: Path | None) -> dict[str, to
         "attribution at the step": auditor.attribute(x[:2], at="step", draws=2),
         "f without some": other.transform(x[:20]),
     }
+    if not isinstance(auditor.settings.objective, BYOL):  # which has no training
+        found["attribution along a training"] = auditor.attribute(x[:2], at="training", draws=2, starts=2)
     return {f"{name}, {k}": v.contiguous() for k, v in found.items()}
 
 

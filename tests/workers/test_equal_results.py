@@ -35,7 +35,7 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize(("workers", "dtype"), [(2, "float32"), (2, "float64"), (3, "float64"), (4, "float64")])
 def test_all_objectives(alone, tmp_path, workers, dtype):
-    """Landmarks, f, influence, attribution at both places and counterfactuals; the fourth worker has no shard."""
+    """Landmarks, f, influence, attribution at every place and counterfactuals; the fourth worker has no shard."""
     found, expected = run(tmp_path, workers, dtype), alone[dtype]
     assert found.keys() == expected.keys()
     for name, value in expected.items():

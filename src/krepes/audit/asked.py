@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from krepes.audit import attribution, targets
+from krepes.audit import attribution, targets, training
 from krepes.audit.places import check_place, place_of
 from krepes.data.source import ArraySource, Subset, as_source
 from krepes.data.stream import SubsetViews, Views, make_views, names, read
@@ -32,6 +32,7 @@ def attributed(
     draws: int | None = None,
     at: str = "encoder",
     damping: float | None = None,
+    starts: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Scores of `Auditor.attribute` and their standard errors over draws, None of a single one.
 
@@ -52,21 +53,47 @@ def attributed(
     explained = as_source(x)
     check_place(settings, fitted, at, damping)
     draws = attribution.check_draws(draws, redrawable)
+    starts = training.check_starts(starts, at, settings.objective)
     if direction is None:
         targets.check_target(target, redrawable)
     else:
+        if at == "training":
+            raise ConfigError(
+                "f after a training from random starts has no coordinates that a direction could mean: ask a target "
+                'that a rotation of f leaves as it is, or at="encoder"'
+            )
         h = fitted.nystrom.h if at == "step" else auditor.encoder.n_outputs or 0
         direction = targets.as_direction(direction, len(explained), h)
+    phi = fitted.nystrom.features(scored(fitted, explained)[0])
+    ask = gradients_at(fitted, explained, views, settings.seed + 1, phi, direction, target)
+    if at == "training":
+        own = callable(target)
+        return training.attribute(fitted, settings, source, views, ask, own, auditor.progress, among, draws, starts)
     place = place_of(fitted, settings, source, at, damping)
-    phi, B = fitted.nystrom.features(scored(fitted, explained)[0]), place.end
-    if direction is not None:
-        gradients = phi[:, :, None] * direction.to(phi)[:, None]
-    elif callable(target):
-        gradients = targets.gradients_of(target, phi, B)
-    else:
-        phi_views = features_of_views(fitted, explained, views, settings.seed + 1)
-        gradients = targets.invariance_gradients(phi, phi_views, B)
+    gradients = ask(place.end)
     return attribution.attribute(fitted, settings, place, source, views, gradients, auditor.progress, among, draws)
+
+
+def gradients_at(
+    fit: Fit,
+    x: Any,
+    views: Views,
+    seed: int,
+    phi: Tensor,
+    direction: Tensor | None,
+    target: str | Callable[[Tensor], Tensor] | None,
+) -> Callable[..., Tensor]:
+    """B, and whether a function's values must be finite (they must) ↦ ∇T of every query (Q, r, h).
+
+    Args:
+        x: samples with features phi (t, r).
+    """
+    if direction is not None:
+        return lambda B, finite=True: phi[:, :, None] * direction.to(phi)[:, None]
+    if target is not None and not isinstance(target, str):
+        return lambda B, finite=True: targets.gradients_of(target, phi, B, finite)
+    phi_views = features_of_views(fit, x, views, seed)
+    return lambda B, finite=True: targets.invariance_gradients(phi, phi_views, B)
 
 
 def features_of_views(fit: Fit, x: Any, views: Views, seed: int) -> Tensor:

@@ -41,6 +41,7 @@ DRAWS = 8  # of views that a training sample is weighed with
 DRAW_APART = 10_007  # between the seeds of two draws: the explained samples' own views take those next to the fit's
 
 Note = Callable[[Any], None]
+Sensitivity = Callable[[Tensor, Tensor], Tensor]
 
 
 def attribute(
@@ -71,13 +72,8 @@ def attribute(
         ConfigError: a gradient is not finite, or the scores are too large or too small for the encoder's type.
         NonFiniteError: an adjoint solve broke down, or the objective has no curvature.
     """
-    unusable = listed(~torch.isfinite(gradients).flatten(1).all(1))
-    if unusable:
-        raise ConfigError(
-            f"the gradient of query {unusable} with respect to the representation is not finite: its direction or "
-            "target is too large, or has no derivative there, as a square root has none at 0"
-        )
-    size = _power_of_two(gradients.flatten(1).abs().amax(1))
+    check_finite(gradients)
+    size = power_of_two(gradients.flatten(1).abs().amax(1))
     gradients = gradients / size[:, None, None]  # scores are linear in it; products of huge numbers would overflow
     memory = fit.memory or planned_memory(settings, fit.rows.gradients, len(source))
     stream = Stream(source, views, fit.rows, fit.nystrom, settings, memory, Work())
@@ -91,7 +87,17 @@ def attribute(
     if broken:
         raise NonFiniteError(f"the adjoint solve of query {broken} broke down: raise the damping, or use float64")
     unit, dtype = place.length * size.to(change.device)[:, None], fit.rows.gradients.encoder.dtype
-    return _in_type(-unit * change, dtype), None if error is None else (unit * error).to(dtype)
+    return in_type(-unit * change, dtype), None if error is None else (unit * error).to(dtype)
+
+
+def check_finite(gradients: Tensor) -> None:
+    """Raise ConfigError for gradients of targets (Q, r, h) that are not finite."""
+    unusable = listed(~torch.isfinite(gradients).flatten(1).all(1))
+    if unusable:
+        raise ConfigError(
+            f"the gradient of query {unusable} with respect to the representation is not finite: its direction or "
+            "target is too large, or has no derivative there, as a square root has none at 0"
+        )
 
 
 def check_draws(draws: Any, redrawable: bool) -> int:
@@ -157,12 +163,19 @@ def moment_changes(
     """The derivative (Q, k) of each draw of the views, for a moment objective."""
     (term,) = first.pop()[1].terms()
     sensitivity = MomentSensitivity(cast(QuadraticTerm, term), place.B, place.D, s)
+    return over_samples(stream, sensitivity, len(s), among, draws, note)
+
+
+def over_samples(
+    stream: Stream, sensitivity: Sensitivity, queries: int, among: np.ndarray | None, draws: int, note: Note
+) -> Iterator[Tensor]:
+    """What a function of a block's features (B, r), twice, says of every sample, (Q, k), in each draw of the views."""
     if among is not None:
         source, views = subset(stream.source, stream.views, among)
         stream = replace(stream, source=source, views=views)
     looked = len(stream.source)
     for number in range(draws):
-        found = torch.zeros(len(s), looked, dtype=torch.float64)
+        found = torch.zeros(queries, looked, dtype=torch.float64)
 
         def fill_own(number: int = number, found: Tensor = found) -> None:
             for _, shard in current().own(shards(looked)):
@@ -191,12 +204,12 @@ def mean_and_error(values: Iterable[Tensor]) -> tuple[Tensor, Tensor | None]:
     return mean, (squares / (n * (n - 1))).sqrt() if n > 1 else None
 
 
-def _power_of_two(size: Tensor) -> Tensor:
+def power_of_two(size: Tensor) -> Tensor:
     """The power of two above each of positive numbers (Q,), by which division is exact; 1 for 0."""
     return torch.where(size > 0, torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent.clamp(-1022, 1023)), 1.0)
 
 
-def _in_type(scores: Tensor, dtype: torch.dtype) -> Tensor:
+def in_type(scores: Tensor, dtype: torch.dtype) -> Tensor:
     """Scores (Q, n) in a type, refused where it cannot hold a query's largest one."""
     largest, limits = scores.abs().amax(1), torch.finfo(dtype)
     outside = listed(

@@ -17,6 +17,7 @@ from krepes.audit.concept_sides import refuse_shared
 from krepes.audit.concepts import FEWEST
 from krepes.audit.counterfactuals import counterfactual_table
 from krepes.audit.feature_gap import gap_table, group_table
+from krepes.audit.places import EXPECTED, PLACES
 from krepes.audit.refits import REFITS, Refit, refits
 from krepes.audit.scored_concepts import concept_table, sides
 from krepes.audit.selection import positions
@@ -53,6 +54,7 @@ class AuditPlan:
         attribution: pairs of views that are made of training samples to attribute them to each explained sample: up to
             eight of each sample and at least four, of all samples if there are so many, else of whole view blocks drawn
             with the seed; 0: no attribution.
+        attribution_at: where they are asked for: "encoder", "step" or "training"; see `Auditor.attribute`.
         counterfactuals: name ↦ training samples without which the step is solved again: a query, ids, or a number k for
             the k strongest landmarks.
     """
@@ -65,6 +67,7 @@ class AuditPlan:
     refits: int = REFITS
     attribution: int = 200_000
     counterfactuals: Mapping[str, Any] = field(default_factory=dict)
+    attribution_at: str = "encoder"
 
     def __post_init__(self):
         refuse_wrong_types(self, ("points", "refits", "attribution"), ("automatic_concepts",))
@@ -75,6 +78,8 @@ class AuditPlan:
                 f"AuditPlan: points={self.points}, refits={self.refits}, attribution={self.attribution}; expected at "
                 f"least {FEWEST_POINTS} points and no negative number"
             )
+        if self.attribution_at not in PLACES:
+            raise ConfigError(f"AuditPlan: attribution_at={self.attribution_at!r}; expected {EXPECTED}")
         if not isinstance(self.concepts, Mapping) or not all(isinstance(name, str) for name in self.concepts):
             raise ConfigError(f"AuditPlan: concepts={self.concepts!r}; expected name ↦ query, ids or sides")
         if not isinstance(self.counterfactuals, Mapping) or not all(isinstance(n, str) for n in self.counterfactuals):
@@ -273,10 +278,11 @@ def attribution_table(
     draws, among = draws_and_samples(len(training), plan.attribution, streaming, auditor.settings.seed)
     asked = "local invariance"
     if callable(whole):
-        scores, errors = attributed(auditor, x, target="invariance", among=among, draws=draws)
+        scores, errors = attributed(auditor, x, target="invariance", among=among, draws=draws, at=plan.attribution_at)
     else:  # fixed views: none can be drawn of a sample
         asked = "length along itself"
-        scores, errors = attributed(auditor, x, target=along_itself, among=among)
+        scores, errors = attributed(auditor, x, target=along_itself, among=among, at=plan.attribution_at)
+    asked += " (after a training)" if plan.attribution_at == "training" else ""
     errors = torch.full_like(scores, torch.nan) if errors is None else errors
     reliability = (1 - errors.square().mean(1) / scores.var(1).clamp_min(1e-300)).clamp_min(0)
     looked = np.arange(len(training)) if among is None else among

@@ -13,10 +13,13 @@ from krepes.data.source import Source
 from krepes.data.stream import blocks, names, read
 from krepes.errors import ConfigError, NonFiniteError, warn
 from krepes.kernel.ntk import refuse_non_finite
+from krepes.objectives import BYOL, SimCLR
 from krepes.pipeline import Fit, Settings
 from krepes.solver import Outcome
 from krepes.workers import current
 
+PLACES = ("encoder", "step", "training")
+EXPECTED = "'encoder', 'step' or 'training'"
 ENCODED = 4096  # training samples at least, if there are so many, that the encoder's output is fitted on
 BLOCK = 256  # samples at a time
 FIT_RIDGE = 1e-8  # of that fit, relative to the features' mean square
@@ -78,8 +81,20 @@ def check_place(settings: Settings, fit: Fit, at: Any, damping: Any) -> None:
         if damping is not None:
             raise ConfigError('at="step" follows the step\'s own λ; leave damping out, or ask at="encoder"')
         at_step(fit, settings)
+    elif at == "training":
+        if damping is not None:
+            raise ConfigError('at="training" has no λ: it ends early instead; leave damping out, or ask at="encoder"')
+        if isinstance(settings.objective, BYOL):
+            raise ConfigError(
+                'BYOL has no loss that a training descends, as its target follows the network; ask at="encoder"'
+            )
+        if settings.objective.streaming and not isinstance(settings.objective, SimCLR):
+            raise ConfigError(
+                f'at="training" needs second derivatives, and {settings.objective.name} over pairs has none here; '
+                'ask at="encoder"'
+            )
     elif at != "encoder":
-        raise ConfigError(f"at={at!r}; expected 'encoder' or 'step'")
+        raise ConfigError(f"at={at!r}; expected {EXPECTED}")
     elif damping is not None and not positive(damping):
         raise ConfigError(f"damping={damping!r:.200}; expected a positive number, relative to the mean curvature")
 

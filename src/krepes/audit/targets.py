@@ -57,11 +57,12 @@ def _first_odd(v: Tensor) -> str:
     return f"{float(v[tuple(where)])} at {', '.join(map(str, where))}"
 
 
-def gradients_of(target: Callable[[Tensor], Tensor], phi: Tensor, B: Tensor) -> Tensor:
+def gradients_of(target: Callable[[Tensor], Tensor], phi: Tensor, B: Tensor, finite: bool = True) -> Tensor:
     """∇T_k(B) of every value T_k of target(f) (Q,), f = φB, as (Q, r, h).
 
     Args:
         phi: features of the samples (t, r).
+        finite: whether values must be.
 
     Raises:
         ConfigError: the values are not real, finite and differentiable, or there is none; names them.
@@ -80,7 +81,8 @@ def gradients_of(target: Callable[[Tensor], Tensor], phi: Tensor, B: Tensor) -> 
         each = values.reshape(-1).unbind()
     if not each:
         raise ConfigError("target returned no value; expected one number, or one per query (Q,)")
-    _refuse_odd(values.reshape(-1))
+    if finite:
+        _refuse_odd(values.reshape(-1))
     found = [torch.autograd.grad(v, f, retain_graph=True, allow_unused=True)[0] for v in each]
     constant = [k for k, gradient in enumerate(found) if gradient is None]
     if constant:
