@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import krepes
 from krepes import run as run_module
+from krepes.audit import findings
 from krepes.cli import app
 from krepes.data import ArraySource, TableSchema
 from krepes.demo import VIEWS, digits
@@ -126,7 +127,7 @@ def test_explain_tells_audited_samples_and_new_ones_of_files(demo, tmp_path):
     assert auditor.explain(images[[1]], top_k=1, by="contribution")["landmark"][0] in by.output
 
 
-def test_explain_names_the_training_samples_behind_a_sample(demo):
+def test_explain_names_the_training_samples_behind_a_sample(demo, monkeypatch):
     result = krepes_command("explain", demo[0], "digit-0003", "--top-k", 1, "--training", 2)
     assert result.exit_code == 0, result.output
     images = digits()[0]
@@ -137,6 +138,12 @@ def test_explain_names_the_training_samples_behind_a_sample(demo):
     for effect, best in (("raises", scores.argmax()), ("lowers", scores.argmin())):
         value = re.escape(f"{float(scores[best]):+.4g}")
         assert re.search(rf"{effect} +1 +digit-{int(best):04d} +{value}", result.output)
+    asked, attributed = [], findings.attributed
+    monkeypatch.setattr(findings, "attributed", lambda *a, at, **more: asked.append(at) or attributed(*a, **more))
+    assert krepes_command("explain", demo[0], "digit-0003", "--training", 1, "--at", "training").exit_code == 0
+    assert asked == ["training"]
+    nowhere = krepes_command("explain", demo[0], "digit-0003", "--training", 1, "--at", "end")
+    assert "attribution_at='end'; expected 'encoder', 'step' or 'training'" in nowhere.output
 
 
 def test_explain_of_a_row_encodes_it_as_the_run_did(table):

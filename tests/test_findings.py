@@ -212,6 +212,23 @@ def test_fixed_views_are_attributed_by_length():
     assert table["sample"].unique().tolist() == ["s0", "s5"]
 
 
+def test_training_samples_are_asked_for_along_a_training():
+    auditor = fitted()
+    found = auditor.findings(AuditPlan(automatic_concepts=False, refits=0, attribution_at="training"), explain=[3])
+    scores = auditor.attribute(auditor.source_.batch([3]), at="training")[0]
+    table = found.attribution
+    assert table["target"].eq("local invariance (after a training)").all()
+    assert table.iloc[0]["position"] == int(scores.argmax())
+    assert table.iloc[0]["score"] == pytest.approx(float(scores.max()), rel=1e-4)
+    assert (table["error"] > 0).all()
+    byol = krepes.Auditor(MLP(5, (16,), 3).eval(), krepes.BYOL(), landmarks=25)
+    byol.fit(torch.randn(100, 5, generator=torch.Generator().manual_seed(2)), noisy)
+    plan = AuditPlan(automatic_concepts=False, refits=0, points=20, attribution_at="training")
+    refused = byol.findings(plan, explain=[3])
+    assert refused.attribution is None
+    assert any("training samples: not available; BYOL has no loss" in note for note in refused.notes)
+
+
 def test_a_bounded_attribution_is_that_of_whole_blocks():
     auditor = fitted(n=800)
     whole = auditor.attribute(auditor.source_.batch([3]), draws=4)

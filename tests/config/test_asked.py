@@ -3,6 +3,7 @@
 from datetime import date
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -88,3 +89,13 @@ def test_a_removed_sample_that_does_not_exist_is_named(array):
     code, output = command("audit", array, "audit.counterfactuals={without: [1, 999999]}")
     assert code == 1
     assert "counterfactual 'without' do not exist: 999999. Ids look like '0'" in output
+
+
+def test_training_samples_are_asked_for_where_the_configuration_says(array):
+    code, output = command("audit", array, "audit.attribution=200", "audit.attribution_at=training")
+    assert code == 0, output
+    table = pd.read_parquet(array.parent / "run" / "attribution.parquet")
+    assert table["target"].eq("local invariance (after a training)").all()
+    code, output = command("audit", array, "audit.attribution_at=end")
+    assert code == 1
+    assert "'encoder', 'step' or 'training'" in output

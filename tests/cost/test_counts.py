@@ -7,9 +7,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from krepes import BYOL, NTK, Auditor, BarlowTwins, Engine, Newton, SimCLR, SpectralContrastive, VICReg
+from krepes.audit import descent
 from krepes.audit.findings import AuditPlan
 from krepes.config.audit import SAMPLERS
-from krepes.cost import Cost, Machine, cost_of
+from krepes.cost import Cost, Machine, cost_of, counts
 from krepes.cost.counts import KINDS, Stage, added
 from krepes.data import as_source
 from krepes.data.stream import SMALLEST_SHARD
@@ -77,6 +78,21 @@ def test_operations_are_those_that_a_fit_makes(objective, sampler):
     assert 0.8 < ratio("views") < 1.3
     assert 0.8 < ratio("newton") < 2.1  # the spectral loss needs one of the three Gram matrices
     assert 0.8 < ratio("landmarks", "nystrom") < 2.0
+
+
+@pytest.mark.parametrize("objective", [BarlowTwins(), VICReg(), SimCLR(batch_size=512)], ids=lambda o: o.name)
+def test_operations_are_those_that_a_training_makes(objective, monkeypatch):
+    for where in (descent, counts):
+        monkeypatch.setattr(where, "STEPS", 5)
+    auditor = auditor_of(objective)
+    auditor.fit(samples(), noisy)
+    auditor.progress = progress = CountingProgress()
+    auditor.attribute(samples()[:4], at="training")
+    plan = AuditPlan(attribution_at="training")
+    found = cost_of(auditor, as_source(samples()), noisy, plan, 4, UNIT, 1, None)
+    names = {"moments", "training", "forms", "attribution"} & {s.name for s in found.stages}
+    counted = sum(stage(found, name).operations for name in names)
+    assert 0.7 < counted / sum(progress.operations.values()) < 1.5
 
 
 def test_views_of_landmarks_are_drawn_in_whole_blocks():

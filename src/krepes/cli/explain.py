@@ -34,6 +34,9 @@ def explain(
     training: Annotated[
         int, typer.Option(help="Training samples per sample, too, that raise and that lower its invariance.", min=0)
     ] = 0,
+    at: Annotated[
+        str, typer.Option(help="Where training samples are asked for: encoder, step or training.")
+    ] = "encoder",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the landmarks as a table, .csv or .parquet.")
     ] = None,
@@ -52,6 +55,7 @@ def explain(
 
         if output is not None and output.suffix.lower() not in TABLES:
             raise ConfigError(f"--output {output}: expected a name that ends in {' or '.join(TABLES)}")
+        plan = AuditPlan(attribution_at=at)
         console, stored = terminal(), StoredRun.open(run)
         auditor, without_views = opened(stored, trust_run)
         auditor.progress = progress(console, quiet=not training)
@@ -70,7 +74,7 @@ def explain(
             say(console, f"sample {name}: landmarks by {by}")
             console.print(shown(rows, columns), "")
         if training:
-            moved, looked = attribution_table(auditor, AuditPlan(), batch, ids, training)
+            moved, looked = attribution_table(auditor, plan, batch, ids, training)
             if looked < len(auditor.training_ids_):
                 say(console, f"of {len(auditor.training_ids_):,} training samples {looked:,} were looked at", "yellow")
             for name, rows in moved.groupby("sample", sort=False):

@@ -1,7 +1,7 @@
 """The configuration's `audit` and `report`: what is asked beside the scores, and what is shown."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -89,6 +89,7 @@ class AuditConfig(Section):
     points: int = Field(default=1000, ge=20)
     refits: int = Field(default=10, ge=0)
     attribution: int = Field(default=200_000, ge=0)
+    attribution_at: Literal["encoder", "step", "training"] = "encoder"
     counterfactuals: dict[str, Removed] = Field(default_factory=dict)
     evaluate: bool = True
 
@@ -114,7 +115,7 @@ def build_plan(config: "Config", folder: Path) -> AuditPlan:
     place = None if asked.concept_folder is None else resolve(asked.concept_folder, folder)
     return AuditPlan(
         concepts, place, asked.automatic_concepts, asked.features, asked.points, asked.refits, asked.attribution,
-        asked.counterfactuals,
+        asked.counterfactuals, asked.attribution_at,
     )  # fmt: skip
 
 

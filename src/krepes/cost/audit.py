@@ -15,6 +15,7 @@ from krepes.audit.findings import QUERIES, AuditPlan, draws_and_samples
 from krepes.audit.places import ENCODED
 from krepes.audit.refits import LARGEST, PER_LANDMARK
 from krepes.audit.stability import POINTS, TRAINING
+from krepes.audit.training import STARTS
 from krepes.auditor import Auditor
 from krepes.cost import counts
 from krepes.cost.counts import Counts, Sizes, Stage
@@ -171,7 +172,11 @@ def counted(sizes: Sizes, plan: AuditPlan, queries: int) -> tuple[Stage, ...]:
         looked = n if among is None or sizes.streaming else len(among)  # a streaming objective sees all of them
         fitted = counts.rows(sizes, min(n, max(ENCODED, 4 * sizes.m)))
         found = counts.attribution(sizes, looked, min(draws, DRAWS), queries, VIEWS)
-        stages.append(counts.adjoint(sizes, queries))
+        if plan.attribution_at == "training":
+            starts = 1 if sizes.streaming else STARTS
+            stages += counts.along_training(sizes, looked, min(draws, DRAWS), queries, starts)
+        else:
+            stages.append(counts.adjoint(sizes, queries))
         stages.append(replace(found, counts=counts.added(found.counts, fitted)))
     stages.append(replace(counts.refits(sizes, TRUST_REFITS, min(n, TRAINING), POINTS), name="trust"))
     return tuple(stages)

@@ -6,6 +6,7 @@ A product of (a, b) and (b, c) counts 2abc operations; elementwise work is not c
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from krepes.audit.descent import POWER, STEPS
 from krepes.data.stream import VIEW_BLOCK, shards
 from krepes.landmarks.samplers import BLOCK as PROPOSALS
 from krepes.pipeline import PILOT, pool_size
@@ -236,6 +237,34 @@ def attribution(sizes: Sizes, looked: int, draws: int, queries: int, invariance:
     passed = added(paired_features(sizes, looked), {"products": 4.0 * looked * m * h * (1 + queries)}, times=draws)
     asked = added(rows(sizes, invariance * queries), {"pairs": invariance * queries / 2})
     return Stage("attribution", added(passed, asked), len(shards(looked)), draws * queries * looked, draws)
+
+
+def along_training(sizes: Sizes, looked: int, draws: int, queries: int, starts: int) -> tuple[Stage, ...]:
+    """Trainings of the kernel machine and their derivatives, beside the views of the looked-at samples (`attribution`).
+
+    Of moments: those of the other draws, the descents and their ways back, by every worker, and r² a form, query and
+    sample. Of pairs: the draws' features, and passes over all pairs at every step.
+    """
+    n, m, h = sizes.n, sizes.m, sizes.h
+    if not sizes.streaming:
+        again, steps = views(sizes), starts * STEPS
+        moments = replace(again, name="moments", counts=added(again.counts, times=draws - 1),
+                          exchanged=(draws - 1) * again.exchanged, sums=(draws - 1) * again.sums)  # fmt: skip
+        forms = {"double": 2.0 * draws * looked * m * m * sizes.gram * queries}
+        descents = {"double": steps * m * m * h * (4.0 * (POWER + 3) + 10 * sizes.gram * queries)}
+        return moments, Stage("training", descents), Stage("forms", forms, len(shards(looked)))
+    similar, judged = logits(sizes, n), loss(sizes)
+    vectors = POWER * (1 + 3 / STEPS) + queries  # products with the Hessian per step, the first of which takes more
+    products = vectors * (8.0 * n * m * h + 10 * h * similar) + queries * (4.0 * n * m * h + 4 * h * similar)
+    shared = {"products": 4 * (4.0 * n * m * h + 8 * h * similar), "elementwise": 12 * similar}
+    step = added({"products": products, "elementwise": 2 * vectors * similar}, shared, added(judged.counts, times=3))
+    exchanged = (POWER + 1) * m * h + queries * (m * h + n)
+    passes = batches(sizes, n), starts * STEPS * exchanged, starts * STEPS * (POWER + 5)
+    drawn = views(sizes)
+    return (
+        replace(drawn, name="moments", counts=added(drawn.counts, times=draws)),
+        Stage("training", added(step, times=starts * STEPS), *passes),
+    )
 
 
 def adjoint(sizes: Sizes, queries: int) -> Stage:
