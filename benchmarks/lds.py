@@ -211,6 +211,16 @@ class Truth:
                 "over both": (points * drawn).sum(1)}  # fmt: skip
 
 
+def real(case: Case, objective: str, work: Path, halves: int, samples: slice = slice(TEST)) -> Truth:
+    """What the networks did to some of the test samples, with the centred embedding."""
+    place = retraining.folder(work, case, objective)
+    drawn = [retraining.retrained(case, objective, place, i)[1, :, samples] for i in range(halves)]
+    members = np.zeros((halves, len(case.training)))
+    for i in range(halves):
+        members[i, case.half(i)] = 1
+    return Truth(torch.stack(drawn).double().numpy(), members)
+
+
 def figures(found: dict[str, np.ndarray]) -> dict[str, Any]:
     """LDS, its standard error over test images, and 95 % intervals."""
     each = found["points"]

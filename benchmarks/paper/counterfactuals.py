@@ -15,12 +15,11 @@ from typing import Any
 import measure
 import retraining
 import torch
-from lds import ATTRIBUTION, HALVES, LANDMARKS, TARGETS, TEST, Truth, cell, figures
+from lds import ATTRIBUTION, HALVES, LANDMARKS, TARGETS, TEST, Truth, cell, figures, real
 from retraining import CASES, OBJECTIVES, Case, audited, invariance
 from torch import Tensor
 
 from krepes import NTK, Auditor, Newton
-from paper.kernel_retraining import real
 
 DAMPINGS = ("auto", 100.0, 0.01)
 

@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import measure
-import numpy as np
 import retraining
 import torch
-from lds import HALVES, TEST, Truth, cell, figures
+from lds import HALVES, TEST, cell, figures, real
 from retraining import CASES, OBJECTIVES, Case, audited, invariance
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -77,16 +76,6 @@ def learners(case: Case, objective: str, work: Path, halves: int) -> Iterator[tu
     for rate in RATES:
         each = torch.stack([trained_on(case, objective, network, rate, i) for i in range(halves)])
         yield f"network, its rate × {rate:g}", retraining.STEPS, each
-
-
-def real(case: Case, objective: str, work: Path, halves: int) -> Truth:
-    """What the networks did."""
-    place = retraining.folder(work, case, objective)
-    drawn = [retraining.retrained(case, objective, place, i)[1, :, :TEST] for i in range(halves)]
-    members = np.zeros((halves, len(case.training)))
-    for i in range(halves):
-        members[i, case.half(i)] = 1
-    return Truth(torch.stack(drawn).double().numpy(), members)
 
 
 def of_kernel(case: Case, objective: str, work: Path) -> dict[str, Any]:

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import measure
-import numpy as np
 import retraining
 import torch
 from landmark_views import with_views
-from lds import HALVES, LANDMARKS, TEST, Truth, figures
+from lds import HALVES, LANDMARKS, TEST, figures, real
 from retraining import CASES, OBJECTIVES, audited
 
 from krepes import NTK, Auditor, Newton
@@ -64,7 +63,8 @@ def main() -> None:
     rows: dict[str, Any] = dict(kept["rows"]) if kept else {}
     scores = [(attribution, s) for s in ATTRIBUTION] + [(contributions, s) for s in CONTRIBUTIONS]
     for pair in args.pairs[: 1 if args.quick else None]:
-        truth = real(pair, args.work, 4 if args.quick else HALVES)
+        case, objective, _ = of_pair(pair, args.work)
+        truth = real(case, objective, args.work, 4 if args.quick else HALVES, slice(TEST, LAST))
         for score, setting in [scores[0], scores[-1]] if args.quick else scores:
             key = f"{pair}, {score.__name__}, " + ", ".join(f"{k}={v}" for k, v in setting.items())
             if key in rows:
@@ -79,16 +79,6 @@ def main() -> None:
             content = {"code": measure.code_fingerprint(), "draws": DRAWS, "samples": [TEST, LAST], "rows": rows,
                        "tables": tables(rows), "checks": []}  # fmt: skip
             measure.write_result("paper-lds-settings", args.quick, content, facts)
-
-
-def real(pair: str, work: Path, halves: int) -> Truth:
-    """What retraining did to the samples that settings are chosen on."""
-    case, objective, place = of_pair(pair, work)
-    drawn = [retraining.retrained(case, objective, place, i)[1, :, TEST:LAST] for i in range(halves)]
-    members = np.zeros((halves, len(case.training)))
-    for i in range(halves):
-        members[i, case.half(i)] = 1
-    return Truth(torch.stack(drawn).double().numpy(), members)
 
 
 def of_pair(pair: str, work: Path) -> tuple[retraining.Case, str, Path]:

@@ -34,6 +34,7 @@ OTHERS = {
     "fidelity": "Where a probe's knowledge is lost", "entropy": "Spectral entropy beside a linear probe",
     "gaps": "Alignment gaps", "removal": "Removal with retraining",
     "counterfactuals": "Counterfactuals against real retraining",
+    "along-training": "Attribution along a training against real retraining",
     "kernel-retraining": "What can be known of retraining from where training ended",
     "drops": "Confidence drop by neighbours and landmarks", "limits": "Limits",
 }  # fmt: skip
