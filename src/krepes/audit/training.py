@@ -145,8 +145,13 @@ def attribute(
     return in_type(found, dtype), None if error is None else error.to(dtype)
 
 
+def default_starts(streaming: bool) -> int:
+    """Random starts that are not asked for: `STARTS`, and one where every step passes over all pairs."""
+    return 1 if streaming else STARTS
+
+
 def check_starts(starts: Any, at: str, objective: Any) -> int:
-    """The number of random starts that is asked for; None: `STARTS`, and 1 of an objective over pairs.
+    """The number of random starts that is asked for; None: the default.
 
     Raises:
         ConfigError: it is none, or there is no training.
@@ -155,7 +160,7 @@ def check_starts(starts: Any, at: str, objective: Any) -> int:
         if starts is not None:
             raise ConfigError(f'starts={starts!r} are of at="training"; at={at!r} has none')
         return 0
-    starts = (1 if objective.streaming else STARTS) if starts is None else starts
+    starts = default_starts(objective.streaming) if starts is None else starts
     if not is_whole(starts) or not 1 <= starts <= MOST_STARTS:
         raise ConfigError(f"starts={starts!r}; expected a whole number of 1 to {MOST_STARTS}")
     return int(starts)

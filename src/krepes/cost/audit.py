@@ -15,7 +15,7 @@ from krepes.audit.findings import QUERIES, AuditPlan, draws_and_samples
 from krepes.audit.places import ENCODED
 from krepes.audit.refits import LARGEST, PER_LANDMARK
 from krepes.audit.stability import POINTS, TRAINING
-from krepes.audit.training import STARTS
+from krepes.audit.training import default_starts
 from krepes.auditor import Auditor
 from krepes.cost import counts
 from krepes.cost.counts import Counts, Sizes, Stage
@@ -173,7 +173,7 @@ def counted(sizes: Sizes, plan: AuditPlan, queries: int) -> tuple[Stage, ...]:
         fitted = counts.rows(sizes, min(n, max(ENCODED, 4 * sizes.m)))
         found = counts.attribution(sizes, looked, min(draws, DRAWS), queries, VIEWS)
         if plan.attribution_at == "training":
-            starts = 1 if sizes.streaming else STARTS
+            starts = default_starts(sizes.streaming)
             stages += counts.along_training(sizes, looked, min(draws, DRAWS), queries, starts)
         else:
             stages.append(counts.adjoint(sizes, queries))
