@@ -96,6 +96,10 @@ def test_training_samples_are_asked_for_where_the_configuration_says(array):
     assert code == 0, output
     table = pd.read_parquet(array.parent / "run" / "attribution.parquet")
     assert table["target"].eq("local invariance (after a training)").all()
+    page = (array.parent / "run" / "report.html").read_text()
+    assert "along a training of the kernel machine from random starts" in page
+    assert "(the mean cosine between it and its views)" in page
+    assert "at the encoder&#39;s own output" not in page.replace("'", "&#39;")
     code, output = command("audit", array, "audit.attribution_at=end")
     assert code == 1
     assert "'encoder', 'step' or 'training'" in output

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 QUERIES = 32  # explained samples that training samples are attributed to
 FEWEST_DRAWS = 4  # of a training sample's views, where not all samples can be looked at
+SAID_OF_PLACES = {"encoder": "", "step": " (at the step)", "training": " (after a training)"}
 ATTRIBUTED = 10  # training samples that raise, and that lower, each of them
 MOST_GROUPS = 12  # of a categorical column whose groups are listed
 EVALUATED = 2000  # labelled samples
@@ -282,7 +283,7 @@ def attribution_table(
     else:  # fixed views: none can be drawn of a sample
         asked = "length along itself"
         scores, errors = attributed(auditor, x, target=along_itself, among=among, at=plan.attribution_at)
-    asked += " (after a training)" if plan.attribution_at == "training" else ""
+    asked += SAID_OF_PLACES[plan.attribution_at]
     errors = torch.full_like(scores, torch.nan) if errors is None else errors
     reliability = (1 - errors.square().mean(1) / scores.var(1).clamp_min(1e-300)).clamp_min(0)
     looked = np.arange(len(training)) if among is None else among
